@@ -1,0 +1,265 @@
+"""The one wall between operator and trainer: what crosses it, under which names, in which bounds.
+
+The operator hands a RunContract to the driver in an environment variable, and reads a Progress
+from the endpoint on the head.  Checkpoint manifests are here too, because a run outlives the image
+that wrote them.  Pure and stdlib only.  The head runs the user's image, so whoever reads a Progress
+must treat it as hostile: `from_json` checks every size and type.  Decimal figures cross as text,
+because a Kubernetes status has no floats and JSON has no NaN.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from deepspeed_trainer.fields import ContractError, Fields, read_object
+from deepspeed_trainer.manifest import MANIFEST_FILE, REJECTED_FILE, Manifest, ManifestFile
+from deepspeed_trainer.progress import (
+    MAX_PROGRESS_BYTES,
+    Cause,
+    Failure,
+    Metric,
+    Progress,
+    ResumedFrom,
+    RunPhase,
+    SavedCheckpoint,
+    refuse_version,
+)
+
+__all__ = [
+    "MANIFEST_FILE",
+    "MAX_PROGRESS_BYTES",
+    "REJECTED_FILE",
+    "Cause",
+    "ContractError",
+    "Entrypoint",
+    "Failure",
+    "JobRef",
+    "Manifest",
+    "ManifestFile",
+    "Metric",
+    "Progress",
+    "ResumedFrom",
+    "RunContract",
+    "RunPhase",
+    "SavedCheckpoint",
+    "attempt_dir",
+    "checkpoint_dir",
+    "derive_exit_code",
+    "run_dir",
+]
+
+CONTRACT_VERSION: Final = 1
+CONTRACT_ENV: Final = "DSJOB_CONTRACT"
+"""Environment variable of the driver that holds RunContract.to_json()."""
+DRIVER_COMMAND: Final = "python -m deepspeed_trainer.driver"
+"""Entrypoint of the Ray job."""
+
+PROGRESS_PORT: Final = 8267
+PROGRESS_PATH: Final = "/v1/progress/{submission_id}"
+"""GET on the head pod, `Authorization: Bearer <Ray's token>`: 200 with Progress, 401, 404."""
+RANK_RESOURCE: Final = "dsjob_rank"
+"""Custom Ray resource: a worker pod offers ranksPerNode of it, each rank takes one."""
+STORAGE_MOUNT: Final = "/mnt/dsjob"
+"""Where head and workers mount the job's claim."""
+BOARD_ACTOR: Final = "dsjob-board"
+BOARD_NAMESPACE: Final = "dsjob"
+"""Name and Ray namespace of the actor that holds the boards and serves them."""
+
+POD_UID_ENV: Final = "POD_UID"
+POD_NAME_ENV: Final = "POD_NAME"
+"""Set in every pod by the downward API."""
+DEEPSPEED_CONFIG_ENV: Final = "DSJOB_DEEPSPEED_CONFIG"
+CHECKPOINT_DIR_ENV: Final = "DSJOB_CHECKPOINT_DIR"
+ATTEMPT_ENV: Final = "DSJOB_ATTEMPT"
+RUN_ENV: Final = "DSJOB_RUN"
+"""What a user's program may read; it need not know any of them."""
+
+MAX_CONTRACT_BYTES: Final = 512 * 1024
+
+_DNS_NAME: Final = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
+_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_ENV_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+EXIT_SUCCEEDED: Final = 0
+EXIT_PROGRAM_FAILED: Final = 10
+EXIT_CONTRACT_INVALID: Final = 11
+EXIT_WRONG_HEAD: Final = 12
+EXIT_NO_RANKS: Final = 13
+EXIT_TRAINER_ERROR: Final = 14
+EXIT_STOPPED: Final = 15
+
+
+def derive_exit_code(cause: Cause) -> int:
+    """Return the driver's exit code: what Ray's job status still tells when no board answers."""
+    codes = {
+        Cause.CONTRACT_INVALID: EXIT_CONTRACT_INVALID,
+        Cause.WRONG_HEAD: EXIT_WRONG_HEAD,
+        Cause.RANKS_MISSING: EXIT_NO_RANKS,
+        Cause.PLACEMENT: EXIT_NO_RANKS,
+        Cause.STORAGE: EXIT_TRAINER_ERROR,
+        Cause.TRAINER_ERROR: EXIT_TRAINER_ERROR,
+        Cause.STOPPED: EXIT_STOPPED,
+    }
+    return codes.get(cause, EXIT_PROGRAM_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """The DeepSpeedJob that an attempt belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return {"namespace": self.namespace, "name": self.name, "uid": self.uid}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read the JSON object."""
+        job = cls(
+            namespace=fields.text("namespace", max_chars=63, pattern=_DNS_NAME),
+            name=fields.text("name", max_chars=253, pattern=_DNS_NAME),
+            uid=fields.text("uid", max_chars=64, pattern=_ID),
+        )
+        fields.refuse_unknown()
+        return job
+
+
+@dataclass(frozen=True, slots=True)
+class Entrypoint:
+    """What every rank runs: `kind` is script (a file) or function (package.module:name)."""
+
+    kind: str
+    target: str
+    args: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return {
+            "kind": self.kind,
+            "target": self.target,
+            "args": list(self.args),
+            "config": dict(self.config),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read the JSON object."""
+        kind = fields.choice("kind", ("script", "function"))
+        pattern = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*" if kind == "function" else r"[^\x00]+"
+        entrypoint = cls(
+            kind=kind,
+            target=fields.text("target", max_chars=1024, pattern=pattern),
+            args=fields.texts("args", max_items=256, max_chars=4096),
+            config=fields.mapping("config"),
+        )
+        fields.refuse_unknown()
+        return entrypoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContract:
+    """One attempt of a run, as the operator orders it."""
+
+    job: JobRef
+    run: str
+    attempt: int
+    submission_id: str
+    nodes: int
+    ranks_per_node: int
+    accelerator: str
+    """Value of DS_ACCELERATOR: cpu or cuda."""
+    backend: str
+    """torch.distributed backend: gloo or nccl."""
+    cpus_per_rank: float
+    gpus_per_rank: int
+    entrypoint: Entrypoint
+    deepspeed_config: Mapping[str, Any] | None = None
+    storage: str | None = None
+    """Absolute path of the shared volume, the same on every pod."""
+    resume: str = "Auto"
+    """Auto: from the run's newest good checkpoint. Never: from the beginning."""
+    head_pod_uid: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    ranks_timeout_s: int = 300
+    """How long the driver waits for all worker pods to join."""
+    stop_grace_s: int = 10
+    """Seconds between SIGTERM and SIGKILL when ranks are stopped."""
+    version: int = CONTRACT_VERSION
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the attempt."""
+        return self.nodes * self.ranks_per_node
+
+    def to_json(self) -> str:
+        """Return the text for the environment variable."""
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        plain["job"] = self.job.to_wire()
+        plain["entrypoint"] = self.entrypoint.to_wire()
+        return json.dumps(plain, sort_keys=True, default=dict, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a contract.
+
+        Raises:
+            ContractError: naming the field that is missing, unknown or out of bounds.
+        """
+        fields = read_object(text, max_bytes=MAX_CONTRACT_BYTES, what="contract")
+        refuse_version(fields, CONTRACT_VERSION, "contract")
+        contract = cls(
+            job=JobRef.from_fields(fields.section("job")),
+            run=fields.text("run", max_chars=63, pattern=_DNS_NAME),
+            attempt=fields.whole("attempt", low=1, high=100_000),
+            submission_id=fields.text("submission_id", max_chars=128, pattern=_ID),
+            nodes=fields.whole("nodes", low=1, high=1024),
+            ranks_per_node=fields.whole("ranks_per_node", low=1, high=64),
+            accelerator=fields.choice("accelerator", ("cpu", "cuda")),
+            backend=fields.choice("backend", ("gloo", "nccl")),
+            cpus_per_rank=fields.number("cpus_per_rank", low=0, high=1024),
+            gpus_per_rank=fields.whole("gpus_per_rank", high=1),
+            entrypoint=Entrypoint.from_fields(fields.section("entrypoint")),
+            deepspeed_config=_optional_mapping(fields, "deepspeed_config"),
+            storage=fields.optional_text("storage", max_chars=1024, pattern=r"/[^\x00]+"),
+            resume=fields.choice("resume", ("Auto", "Never")),
+            head_pod_uid=fields.text("head_pod_uid", max_chars=64),
+            env=_read_env(fields),
+            ranks_timeout_s=fields.whole("ranks_timeout_s", low=1, high=86_400),
+            stop_grace_s=fields.whole("stop_grace_s", high=3600),
+        )
+        fields.refuse_unknown()
+        return contract
+
+
+def run_dir(storage: str, job: JobRef, run: str) -> str:
+    """Return the folder of a run: <storage>/<namespace>/<name>/<uid>/<run>."""
+    return f"{storage.rstrip('/')}/{job.namespace}/{job.name}/{job.uid}/{run}"
+
+
+def attempt_dir(storage: str, job: JobRef, run: str, attempt: int) -> str:
+    """Return the folder below which one attempt writes."""
+    return f"{run_dir(storage, job, run)}/attempt-{attempt}"
+
+
+def checkpoint_dir(storage: str, job: JobRef, run: str, attempt: int) -> str:
+    """Return what a program of this attempt finds in DSJOB_CHECKPOINT_DIR."""
+    return f"{attempt_dir(storage, job, run, attempt)}/checkpoints"
+
+
+def _optional_mapping(fields: Fields, name: str) -> Mapping[str, Any] | None:
+    return None if fields.take(name, None) is None else fields.mapping(name)
+
+
+def _read_env(fields: Fields) -> Mapping[str, str]:
+    env = fields.mapping("env")
+    for name, value in env.items():
+        if not re.fullmatch(_ENV_NAME, name) or not isinstance(value, str) or "\0" in value:
+            raise fields.fail("env", f"a map of variable names to texts; {name!r} is not one")
+    return env
