@@ -1,0 +1,72 @@
+# The commands of this project. `make` alone lists them.
+# The work is done in tools/; here is only the order of things.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv/bin
+GENERATED := crds charts/deepspeed-operator/crds docs/api.md
+TESTS := tests/pure tests/wire tests/cluster tests/node
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: venv ## Build everything that demo and test need: programs, images (root, Linux)
+	@$(VENV)/python -m tools.images
+
+.PHONY: demo
+demo: setup ## Train the example on an embedded two-node cluster, with live progress
+	@$(VENV)/python -m tools.demo
+
+.PHONY: down
+down: venv ## Stop and remove the cluster of the demo
+	@$(VENV)/python -m devcluster down --name demo
+
+.PHONY: test
+test: setup ## Run all tests, from pure to real training, on a cluster of their own
+	@$(VENV)/pytest $(TESTS) --durations=10
+
+.PHONY: test-cold
+test-cold: python ## The same from a fresh clone with an empty home and empty caches
+	@$(PYTHON) -m tools.test_cold
+
+.PHONY: check
+check: venv ## Format, lint, types, import contracts and pure tests; no root, no cluster
+	@$(VENV)/ruff format --check --quiet .
+	@$(VENV)/ruff check --quiet .
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports --no-cache
+	@$(VENV)/pytest tests/pure --quiet
+
+.PHONY: format
+format: venv ## Format the code and mend what the linter can mend
+	@$(VENV)/ruff format .
+	@$(VENV)/ruff check --fix .
+
+.PHONY: gen
+gen: venv ## Write what is derived from the API types: CRD, chart copy, reference
+	@$(VENV)/python -m tools.gen
+
+.PHONY: verify
+verify: gen ## Fail when the derived files are not those committed
+	@git diff --exit-code -- $(GENERATED)
+	@! git ls-files --others --exclude-standard -- $(GENERATED) | grep .
+
+.PHONY: clean
+clean: ## Remove what tools left in this folder; built programs and images stay in the cache
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: venv
+venv: python
+	@$(PYTHON) -m tools.setup
+
+# Checked here, because a Python that is too old cannot even read the tools.
+.PHONY: python
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: install it (Debian 12:" \
+	    "apt-get install python3) or name it: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
