@@ -1,0 +1,1 @@
+"""The hands: carry out a Plan in the order objects, status, events."""

@@ -1,0 +1,64 @@
+"""The contract of an attempt: what the driver in the image is told to run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepspeed_operator.api.job import JobFacts
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
+from deepspeed_operator.build.sizing import ACCELERATORS, derive_worker_sizes
+from deepspeed_trainer import contract
+
+RUN_NAME = "run-1"
+
+
+def build_job_ref(job: JobFacts) -> contract.JobRef:
+    """Return the job as the trainer knows it."""
+    return contract.JobRef(namespace=job.key.namespace, name=job.key.name, uid=job.uid)
+
+
+def derive_storage_path(job: JobFacts) -> str:
+    """Return the run's folder below the storage's root."""
+    return contract.run_dir("", build_job_ref(job), RUN_NAME).lstrip("/")
+
+
+def build_contract(
+    job: JobFacts,
+    spec: DeepSpeedJobSpec,
+    attempt: Attempt,
+    *,
+    head_uid: str,
+    deepspeed_config: Mapping[str, Any] | None,
+) -> contract.RunContract:
+    """Return the contract of an attempt.
+
+    Raises:
+        InvalidJob: sizes that cannot be.
+    """
+    row, sizes = ACCELERATORS[spec.accelerator.type], derive_worker_sizes(spec)
+    return contract.RunContract(
+        job=build_job_ref(job),
+        run=RUN_NAME,
+        attempt=attempt.number,
+        submission_id=attempt.submission_id,
+        nodes=spec.nodes,
+        ranks_per_node=spec.gpus_per_node,
+        accelerator=row.ds_accelerator,
+        backend=row.backend,
+        cpus_per_rank=sizes.ray_cpus // spec.gpus_per_node,
+        gpus_per_rank=0 if sizes.device is None else 1,
+        entrypoint=_build_entrypoint(spec),
+        deepspeed_config=deepspeed_config,
+        storage=None if spec.storage is None else contract.STORAGE_MOUNT,
+        resume=spec.checkpoint.resume.mode,
+        head_pod_uid=head_uid,
+    )
+
+
+def _build_entrypoint(spec: DeepSpeedJobSpec) -> contract.Entrypoint:
+    entrypoint = spec.entrypoint
+    if entrypoint.function is not None:
+        config = entrypoint.config or {}
+        return contract.Entrypoint(kind="function", target=entrypoint.function, config=config)
+    return contract.Entrypoint(
+        kind="script", target=entrypoint.script or "", args=tuple(entrypoint.args)
+    )

@@ -1,0 +1,1 @@
+"""The only rooms with sockets: the Kubernetes API and the Ray heads."""

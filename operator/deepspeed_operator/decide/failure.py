@@ -1,0 +1,62 @@
+"""What follows a failed attempt: another one, when, and on which RayCluster.
+
+The budget and the wait are computed from status alone, so a restart of the operator changes
+neither.
+"""
+
+from datetime import timedelta
+
+from deepspeed_operator.api.names import Reason
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
+from deepspeed_operator.decide.status import parse_time
+from deepspeed_operator.decide.view import View, is_alive
+from deepspeed_trainer.contract import Cause
+
+LONGEST_BACKOFF_S = 600
+
+HOPELESS = frozenset(
+    {
+        Cause.IMPORT_FAILED,
+        Cause.CONTRACT_INVALID,
+        Cause.NO_PROCESS_GROUP,
+        Cause.WRONG_WORLD_SIZE,
+        Reason.IMAGE_PULL_FAILED,
+    }
+)
+"""Causes that the same program on the same image meets again."""
+
+CLUSTER_UNUSABLE = frozenset(
+    {Reason.HEAD_LOST, Reason.CLUSTER_LOST, Reason.POD_FAILED, Reason.IMAGE_PULL_FAILED}
+)
+"""Causes after which a new attempt needs a new RayCluster."""
+
+
+def restart_can_help(cause: str) -> bool:
+    """Return whether another attempt could end differently."""
+    return cause not in HOPELESS
+
+
+def restart_budget_is_spent(spec: DeepSpeedJobSpec, restarts: int) -> bool:
+    """Return whether `restarts` attempts after the first are all that the job may have."""
+    return restarts >= spec.failure_policy.max_restarts
+
+
+def derive_backoff_left_s(view: View, failed: Attempt) -> float:
+    """Return the seconds until the next attempt may open; zero or less when it may now."""
+    policy = view.spec.failure_policy
+    wait_s = min(policy.backoff_seconds * 2 ** min(view.status.restarts, 20), LONGEST_BACKOFF_S)
+    if failed.finish_time is None:
+        return 0.0
+    due = parse_time(failed.finish_time) + timedelta(seconds=wait_s)
+    return (due - view.now).total_seconds()
+
+
+def cluster_can_be_used_again(view: View, failed: Attempt) -> bool:
+    """Return whether the failed attempt's head still lives, so that its RayCluster is kept.
+
+    Workers may be missing: KubeRay replaces them, and the next attempt waits for all.
+    """
+    head, cluster = view.head, view.cluster
+    if cluster is None or cluster.deleting or failed.cause in CLUSTER_UNUSABLE:
+        return False
+    return head is not None and is_alive(head) and head.uid == failed.head_uid

@@ -1,0 +1,1 @@
+"""Programs for contributors: set-up, generators, the demo and the test runs."""
