@@ -1,0 +1,36 @@
+{{/*
+What the operator does in the namespaces that it watches. A test compares these verbs with the
+ones that the API server's audit log shows, so nothing stands here in advance.
+Secrets: created and never read, so that holding this account opens nobody's Secret.
+*/}}
+{{- define "operator.rules" -}}
+- apiGroups: [dsjob.dev]
+  resources: [deepspeedjobs]
+  verbs: [get, list, watch]
+- apiGroups: [dsjob.dev]
+  resources: [deepspeedjobs/status]
+  verbs: [patch]
+- apiGroups: [ray.io]
+  resources: [rayclusters]
+  # A server-side apply of what does not exist needs create beside patch.
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [configmaps, persistentvolumeclaims]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{/* Nodes belong to no namespace: only a ClusterRole can grant this. */}}
+{{- define "operator.capacityRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+{{- end }}
