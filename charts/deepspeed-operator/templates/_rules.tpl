@@ -23,7 +23,7 @@ Secrets: created and never read, so that holding this account opens nobody's Sec
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
 {{- end }}
