@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from deepspeed_operator.api.names import Phase, Reason
-from deepspeed_operator.api.types import Attempt
+from deepspeed_operator.api.types import Attempt, AttemptState
 from deepspeed_operator.decide import trouble
 from deepspeed_operator.decide.actions import Plan
 from deepspeed_operator.decide.failure import restart_budget_is_spent, restart_can_help
@@ -188,7 +188,9 @@ def _progress(view: View) -> contract.Progress | None:
     return None if view.run is None else view.run.progress
 
 
-def _close(view: View, attempt: Attempt, *, state: str, cause: str | None) -> list[Attempt]:
+def _close(
+    view: View, attempt: Attempt, *, state: AttemptState, cause: str | None
+) -> list[Attempt]:
     closed = attempt.model_copy(
         update={
             "state": state,

@@ -1,0 +1,234 @@
+"""The spec of a DeepSpeedJob: what users ask for, with its rules.
+
+Each field says default, unit and whether it can change.  Rules between fields are CEL and run in
+the API server; what only the operator can know (is the ConfigMap there?) is decided in decide/.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deepspeed_operator.api.schema import (
+    ATOMIC,
+    ApiModel,
+    IntOrString,
+    RawObject,
+    fixed,
+    rule,
+    rules,
+)
+
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+Quantity = Annotated[IntOrString, Field()]
+
+AcceleratorType = Literal["Nvidia", "CPU"]
+ResumeMode = Literal["Auto", "Never"]
+
+
+class Accelerator(ApiModel):
+    """What the ranks compute on."""
+
+    type: AcceleratorType = "Nvidia"
+    """Kind of device. Default Nvidia. CPU asks for no device and trains with gloo."""
+    resource_name: Annotated[str, Field(max_length=253)] | None = None
+    """Extended resource of the device. Default by type, nvidia.com/gpu for Nvidia."""
+
+
+class Entrypoint(ApiModel):
+    """What every rank runs: exactly one of script and function."""
+
+    script: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Python file in the image, relative to its working directory or absolute. One process per
+    rank, started as the deepspeed launcher starts it (--local_rank, environment), unmodified."""
+    function: (
+        Annotated[str, Field(max_length=1024, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None
+    ) = None
+    """Importable train loop as package.module:function, called in each rank's process."""
+    args: Annotated[
+        list[Annotated[str, Field(max_length=4096)]],
+        Field(max_length=256, json_schema_extra=ATOMIC),
+    ] = []
+    """Arguments of the script. Default none."""
+    config: RawObject | None = None
+    """The function's argument, when it takes one."""
+
+
+class ConfigMapKey(ApiModel):
+    """One key of a ConfigMap in the job's namespace."""
+
+    name: Name
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "ds_config.json"
+    """Key that holds the JSON text. Default ds_config.json."""
+
+
+class DeepSpeed(ApiModel):
+    """The DeepSpeed configuration: inline or from a ConfigMap, at most one of them."""
+
+    config: RawObject | None = None
+    """The configuration itself. A script finds it as --deepspeed_config and in the environment
+    variable DSJOB_DEEPSPEED_CONFIG, both a path."""
+    config_map: ConfigMapKey | None = None
+    """The ConfigMap that holds the configuration. Read when an attempt opens."""
+
+
+class Storage(ApiModel):
+    """Where checkpoints and logs live: shared by all nodes, outlives the cluster."""
+
+    volume_claim: Name
+    """Name of a PersistentVolumeClaim in the job's namespace; ReadWriteMany when nodes > 1."""
+
+
+class Resume(ApiModel):
+    """Where a new attempt starts."""
+
+    mode: ResumeMode = "Auto"
+    """Auto (default): from this run's newest verified checkpoint. Never: from the beginning."""
+
+
+class Checkpoint(ApiModel):
+    """How checkpoints are used."""
+
+    resume: Resume = Resume()
+    """Where a new attempt starts."""
+
+
+class FailurePolicy(ApiModel):
+    """What follows a failed attempt."""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Attempts after the first one. Default 3. Can change at any time."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
+    """Seconds between a failed attempt and the next, doubled each time up to ten minutes.
+    Default 10. Can change at any time."""
+
+
+class Scheduling(ApiModel):
+    """Where pods may run."""
+
+    node_selector: Annotated[
+        dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=32)
+    ] = {}
+    """Labels that a worker's node must have. Default none."""
+    lost_node_toleration_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """Seconds that a pod stays bound to a node that is not ready or cannot be reached.
+    Default 30; Kubernetes' own default would be 300."""
+
+
+class Resources(ApiModel):
+    """Compute resources of one pod. Limits equal requests for memory; CPU has no limit."""
+
+    cpu: Quantity | None = None
+    """CPU request of the pod."""
+    memory: Quantity | None = None
+    """Memory request and limit of the pod, shared memory included."""
+
+
+class Head(ApiModel):
+    """The head pod: it runs the driver and serves progress, and never does training work."""
+
+    resources: Resources = Resources()
+    """Default 1 CPU and 4Gi."""
+
+
+class Worker(ApiModel):
+    """The worker pods: one per node, each with gpusPerNode ranks."""
+
+    resources: Resources = Resources()
+    """Default per rank by accelerator: Nvidia 8 CPU and 64Gi, CPU 1 CPU and 3Gi."""
+    shared_memory: Quantity | None = None
+    """Size of /dev/shm, counted in the pod's memory. Default a quarter of the memory."""
+
+
+class DeepSpeedJobSpec(ApiModel):
+    """The wanted training run."""
+
+    nodes: Annotated[int, Field(ge=1, le=1024, json_schema_extra=fixed("nodes"))]
+    """Worker nodes, one pod each. Fixed at creation."""
+    gpus_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=fixed("gpusPerNode"))] = 8
+    """Ranks per node, each with one device (or none when accelerator.type is CPU). Default 8.
+    Fixed at creation."""
+    accelerator: Annotated[Accelerator, Field(json_schema_extra=fixed("accelerator"))] = (
+        Accelerator()
+    )
+    """What the ranks compute on. Fixed at creation."""
+    image: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Image of head and workers: the trainer image or one built on it. Default: the operator's
+    trainer image. Fixed at creation."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When nodes pull the image. Default: Kubernetes' rule by tag. A change counts for the next
+    RayCluster."""
+    entrypoint: Entrypoint
+    """What every rank runs. Fixed at creation."""
+    deepspeed: DeepSpeed = DeepSpeed()
+    """The DeepSpeed configuration. A change counts for the next attempt."""
+    storage: Storage | None = None
+    """Shared storage; needed when nodes > 1. Fixed at creation."""
+    checkpoint: Checkpoint = Checkpoint()
+    """How checkpoints are used. A change counts for the next attempt."""
+    failure_policy: FailurePolicy = FailurePolicy()
+    """What follows a failed attempt."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 0
+    """Seconds that the RayCluster stays after the end, for looking around. Default 0. The
+    DeepSpeedJob itself is never deleted. Can change at any time."""
+    scheduling: Scheduling = Scheduling()
+    """Where pods may run. A change counts for the next RayCluster."""
+    head: Head = Head()
+    """The head pod. A change counts for the next RayCluster."""
+    worker: Worker = Worker()
+    """The worker pods. A change counts for the next RayCluster."""
+
+
+SPEC_RULES = rules(
+    rule(
+        "has(self.entrypoint.script) != has(self.entrypoint.function)",
+        "set exactly one of entrypoint.script and entrypoint.function",
+        path=".entrypoint",
+    ),
+    rule(
+        "!has(self.entrypoint.config) || has(self.entrypoint.function)",
+        "entrypoint.config is the argument of entrypoint.function; a script takes args",
+        path=".entrypoint.config",
+    ),
+    rule(
+        "!has(self.entrypoint.args) || size(self.entrypoint.args) == 0"
+        " || has(self.entrypoint.script)",
+        "entrypoint.args are for entrypoint.script; a function takes config",
+        path=".entrypoint.args",
+    ),
+    rule(
+        "!has(self.deepspeed) || !(has(self.deepspeed.config) && has(self.deepspeed.configMap))",
+        "set at most one of deepspeed.config and deepspeed.configMap",
+        path=".deepspeed",
+    ),
+    rule(
+        "!has(self.accelerator) || self.accelerator.type != 'CPU'"
+        " || !has(self.accelerator.resourceName)",
+        "accelerator.resourceName has no meaning when accelerator.type is CPU; remove it",
+        path=".accelerator.resourceName",
+    ),
+    rule(
+        "has(self.image) == has(oldSelf.image)"
+        " && (!has(self.image) || self.image == oldSelf.image)",
+        "image cannot be changed after creation; delete the job and create it anew",
+        path=".image",
+    ),
+    rule(
+        "has(self.storage) == has(oldSelf.storage)"
+        " && (!has(self.storage) || self.storage.volumeClaim == oldSelf.storage.volumeClaim)",
+        "storage cannot be changed after creation; delete the job and create it anew",
+        path=".storage",
+    ),
+    rule(
+        "has(self.entrypoint.script) == has(oldSelf.entrypoint.script)"
+        " && (!has(self.entrypoint.script) || self.entrypoint.script == oldSelf.entrypoint.script)"
+        " && has(self.entrypoint.function) == has(oldSelf.entrypoint.function)"
+        " && (!has(self.entrypoint.function)"
+        " || self.entrypoint.function == oldSelf.entrypoint.function)"
+        " && has(self.entrypoint.args) == has(oldSelf.entrypoint.args)"
+        " && (!has(self.entrypoint.args) || self.entrypoint.args == oldSelf.entrypoint.args)",
+        "entrypoint cannot be changed after creation; delete the job and create it anew",
+        path=".entrypoint",
+    ),
+)
+"""Rules between fields of the spec; put on the spec by tools/gen.py through the model below."""
