@@ -37,16 +37,27 @@ class Accelerator(ApiModel):
 class Entrypoint(ApiModel):
     """What every rank runs: exactly one of script and function."""
 
-    script: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    script: (
+        Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=fixed("script"))]
+        | None
+    ) = None
     """Python file in the image, relative to its working directory or absolute. One process per
     rank, started as the deepspeed launcher starts it (--local_rank, environment), unmodified."""
     function: (
-        Annotated[str, Field(max_length=1024, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None
+        Annotated[
+            str,
+            Field(
+                max_length=1024,
+                pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+                json_schema_extra=fixed("function"),
+            ),
+        ]
+        | None
     ) = None
     """Importable train loop as package.module:function, called in each rank's process."""
     args: Annotated[
-        list[Annotated[str, Field(max_length=4096)]],
-        Field(max_length=256, json_schema_extra=ATOMIC),
+        list[Annotated[str, Field(max_length=2048)]],
+        Field(max_length=128, json_schema_extra={**ATOMIC, **fixed("args")}),
     ] = []
     """Arguments of the script. Default none."""
     config: RawObject | None = None
@@ -152,7 +163,10 @@ class DeepSpeedJobSpec(ApiModel):
         Accelerator()
     )
     """What the ranks compute on. Fixed at creation."""
-    image: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    image: (
+        Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=fixed("image"))]
+        | None
+    ) = None
     """Image of head and workers: the trainer image or one built on it. Default: the operator's
     trainer image. Fixed at creation."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -162,7 +176,7 @@ class DeepSpeedJobSpec(ApiModel):
     """What every rank runs. Fixed at creation."""
     deepspeed: DeepSpeed = DeepSpeed()
     """The DeepSpeed configuration. A change counts for the next attempt."""
-    storage: Storage | None = None
+    storage: Annotated[Storage, Field(json_schema_extra=fixed("storage"))] | None = None
     """Shared storage; needed when nodes > 1. Fixed at creation."""
     checkpoint: Checkpoint = Checkpoint()
     """How checkpoints are used. A change counts for the next attempt."""
@@ -178,6 +192,15 @@ class DeepSpeedJobSpec(ApiModel):
     worker: Worker = Worker()
     """The worker pods. A change counts for the next RayCluster."""
 
+
+FIXED_OPTIONAL = (
+    "image",
+    "storage",
+    "entrypoint.script",
+    "entrypoint.function",
+    "entrypoint.args",
+)
+"""Fields that may neither appear nor vanish; rules on the fields themselves keep their values."""
 
 SPEC_RULES = rules(
     rule(
@@ -207,28 +230,13 @@ SPEC_RULES = rules(
         "accelerator.resourceName has no meaning when accelerator.type is CPU; remove it",
         path=".accelerator.resourceName",
     ),
-    rule(
-        "has(self.image) == has(oldSelf.image)"
-        " && (!has(self.image) || self.image == oldSelf.image)",
-        "image cannot be changed after creation; delete the job and create it anew",
-        path=".image",
-    ),
-    rule(
-        "has(self.storage) == has(oldSelf.storage)"
-        " && (!has(self.storage) || self.storage.volumeClaim == oldSelf.storage.volumeClaim)",
-        "storage cannot be changed after creation; delete the job and create it anew",
-        path=".storage",
-    ),
-    rule(
-        "has(self.entrypoint.script) == has(oldSelf.entrypoint.script)"
-        " && (!has(self.entrypoint.script) || self.entrypoint.script == oldSelf.entrypoint.script)"
-        " && has(self.entrypoint.function) == has(oldSelf.entrypoint.function)"
-        " && (!has(self.entrypoint.function)"
-        " || self.entrypoint.function == oldSelf.entrypoint.function)"
-        " && has(self.entrypoint.args) == has(oldSelf.entrypoint.args)"
-        " && (!has(self.entrypoint.args) || self.entrypoint.args == oldSelf.entrypoint.args)",
-        "entrypoint cannot be changed after creation; delete the job and create it anew",
-        path=".entrypoint",
+    *(
+        rule(
+            f"has(self.{name}) == has(oldSelf.{name})",
+            f"{name} cannot be changed after creation; delete the job and create it anew",
+            path=f".{name}",
+        )
+        for name in FIXED_OPTIONAL
     ),
 )
 """Rules between fields of the spec; put on the spec by tools/gen.py through the model below."""

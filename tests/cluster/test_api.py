@@ -1,0 +1,221 @@
+"""What the API server itself refuses: each rule with a pair of examples that differ in one field.
+
+Real here: the API server and the CRD as generated.  The operator is not running.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.installed import ROOT
+from tests.support.kube import Kube, Refused
+
+CRD = ROOT / "crds" / "deepspeedjobs.dsjob.dev.yaml"
+BASE: dict[str, Any] = {"nodes": 2, "entrypoint": {"script": "train.py"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(kube: Kube) -> dict[str, Any]:
+    """The CRD, established."""
+    found: dict[str, Any] = yaml.safe_load(CRD.read_text())
+    kube.apply(found)
+    kube.run("wait", "--for=condition=Established", f"crd/{found['metadata']['name']}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(kube: Kube) -> Iterator[str]:
+    """One namespace for the jobs of this module."""
+    with kube.namespace("api") as name:
+        yield name
+
+
+def a_job(spec: Mapping[str, Any], name: str = "job", namespace: str = "default") -> dict[str, Any]:
+    return {
+        "apiVersion": "dsjob.dev/v1alpha1",
+        "kind": "DeepSpeedJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": dict(spec),
+    }
+
+
+def try_to_create(kube: Kube, spec: Mapping[str, Any], name: str = "job") -> None:
+    kube.run("create", "--dry-run=server", "-f", "-", stdin=json.dumps(a_job(spec, name)))
+
+
+# sentence: (accepted, refused, path in the server's message)
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "one entrypoint is needed": (
+        {**BASE, "entrypoint": {"script": "train.py"}},
+        {**BASE, "entrypoint": {}},
+        "spec.entrypoint",
+    ),
+    "two entrypoints are one too many": (
+        {**BASE, "entrypoint": {"function": "pkg.train:main"}},
+        {**BASE, "entrypoint": {"function": "pkg.train:main", "script": "train.py"}},
+        "spec.entrypoint",
+    ),
+    "config is for a function": (
+        {**BASE, "entrypoint": {"function": "pkg.train:main", "config": {"lr": "0.1"}}},
+        {**BASE, "entrypoint": {"script": "train.py", "config": {"lr": "0.1"}}},
+        "spec.entrypoint.config",
+    ),
+    "args are for a script": (
+        {**BASE, "entrypoint": {"script": "train.py", "args": ["--lr=0.1"]}},
+        {**BASE, "entrypoint": {"function": "pkg.train:main", "args": ["--lr=0.1"]}},
+        "spec.entrypoint.args",
+    ),
+    "one DeepSpeed configuration": (
+        {**BASE, "deepspeed": {"config": {"bf16": {"enabled": True}}}},
+        {**BASE, "deepspeed": {"config": {}, "configMap": {"name": "ds"}}},
+        "spec.deepspeed",
+    ),
+    "a CPU has no resource name": (
+        {**BASE, "accelerator": {"type": "Nvidia", "resourceName": "nvidia.com/mig-1g.5gb"}},
+        {**BASE, "accelerator": {"type": "CPU", "resourceName": "nvidia.com/gpu"}},
+        "spec.accelerator.resourceName",
+    ),
+    "at least one node": ({**BASE, "nodes": 1}, {**BASE, "nodes": 0}, "spec.nodes"),
+    "at least one rank a node": (
+        {**BASE, "gpusPerNode": 1},
+        {**BASE, "gpusPerNode": 0},
+        "spec.gpusPerNode",
+    ),
+    "a known accelerator": (
+        {**BASE, "accelerator": {"type": "CPU"}},
+        {**BASE, "accelerator": {"type": "Abacus"}},
+        "spec.accelerator.type",
+    ),
+    "a function that can be imported": (
+        {**BASE, "entrypoint": {"function": "pkg.train:main"}},
+        {**BASE, "entrypoint": {"function": "train.py"}},
+        "spec.entrypoint.function",
+    ),
+    "a known resume mode": (
+        {**BASE, "checkpoint": {"resume": {"mode": "Never"}}},
+        {**BASE, "checkpoint": {"resume": {"mode": "Maybe"}}},
+        "spec.checkpoint.resume.mode",
+    ),
+    "restarts are counted from zero": (
+        {**BASE, "failurePolicy": {"maxRestarts": 0}},
+        {**BASE, "failurePolicy": {"maxRestarts": -1}},
+        "spec.failurePolicy.maxRestarts",
+    ),
+    "storage names its claim": (
+        {**BASE, "storage": {"volumeClaim": "runs"}},
+        {**BASE, "storage": {"volumeClaim": ""}},
+        "spec.storage.volumeClaim",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=lambda case: case.replace(" ", "_"))
+def test_rule_accepts_one_and_refuses_the_other_by_its_field(kube: Kube, case: str) -> None:
+    accepted, refused, path = PAIRS[case]
+    try_to_create(kube, accepted)
+    with pytest.raises(Refused) as refusal:
+        try_to_create(kube, refused)
+    assert f"{path}:" in str(refusal.value)
+
+
+# field: (what it is at first, what it may not become, path in the server's message)
+FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "nodes": (BASE, {"nodes": 3}, "spec.nodes"),
+    "gpusPerNode": ({**BASE, "gpusPerNode": 1}, {"gpusPerNode": 2}, "spec.gpusPerNode"),
+    "accelerator": (BASE, {"accelerator": {"type": "CPU"}}, "spec.accelerator"),
+    "image": ({**BASE, "image": "a:1"}, {"image": "a:2"}, "spec.image"),
+    "no image": (BASE, {"image": "a:2"}, "spec.image"),
+    "script": (BASE, {"entrypoint": {"script": "other.py"}}, "spec.entrypoint.script"),
+    "script to function": (
+        BASE,
+        {"entrypoint": {"script": None, "function": "a:b"}},
+        "spec.entrypoint.function",
+    ),
+    "function": (
+        {**BASE, "entrypoint": {"function": "a:b"}},
+        {"entrypoint": {"function": "a:c"}},
+        "spec.entrypoint.function",
+    ),
+    "args": (BASE, {"entrypoint": {"args": ["--more"]}}, "spec.entrypoint.args"),
+    "storage": (
+        {**BASE, "storage": {"volumeClaim": "runs"}},
+        {"storage": {"volumeClaim": "others"}},
+        "spec.storage",
+    ),
+    "no storage": (BASE, {"storage": {"volumeClaim": "others"}}, "spec.storage"),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN, ids=lambda case: case.replace(" ", "_"))
+def test_field_is_fixed_at_creation(kube: Kube, home: str, case: str) -> None:
+    first, change, path = FROZEN[case]
+    name = f"fixed-{case.replace(' ', '-').lower()}"
+    kube.apply(a_job(first, name, home))
+    with pytest.raises(Refused) as refusal:
+        kube.patch("deepspeedjob", name, {"spec": change}, home)
+    assert "cannot be changed after creation" in str(refusal.value)
+    assert f"{path}:" in str(refusal.value)
+
+
+MUTABLE: dict[str, dict[str, Any]] = {
+    "restarts": {"failurePolicy": {"maxRestarts": 9}},
+    "time to live": {"ttlSecondsAfterFinished": 60},
+    "resume mode": {"checkpoint": {"resume": {"mode": "Never"}}},
+    "node selector": {"scheduling": {"nodeSelector": {"a": "b"}}},
+    "worker memory": {"worker": {"resources": {"memory": "8Gi"}}},
+}
+
+
+def test_other_fields_can_change(kube: Kube, home: str) -> None:
+    kube.apply(a_job(BASE, "mutable", home))
+    for change in MUTABLE.values():
+        kube.patch("deepspeedjob", "mutable", {"spec": change}, home)
+
+
+def test_name_that_is_no_label_is_refused(kube: Kube) -> None:
+    try_to_create(kube, BASE, "j" * 63)
+    with pytest.raises(Refused, match="at most 63 characters"):
+        try_to_create(kube, BASE, "j" * 64)
+
+
+def test_every_rule_of_the_crd_has_its_pair(crd: dict[str, Any]) -> None:
+    """A rule without an example would be a rule that nobody has seen refuse."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    paths = {pair[2] for pair in (*PAIRS.values(), *FROZEN.values())}
+    missing = [path for path, _ in cel_rules(schema["properties"]["spec"], "spec")]
+    assert not {path for path in missing if path not in paths}
+
+
+def cel_rules(node: Mapping[str, Any], path: str) -> list[tuple[str, str]]:
+    found = [
+        (f"{path}{rule.get('fieldPath', '')}", rule["message"])
+        for rule in node.get("x-kubernetes-validations", [])
+    ]
+    for name, child in node.get("properties", {}).items():
+        found += cel_rules(child, f"{path}.{name}")
+    return found
+
+
+def test_defaults_are_those_of_the_types(kube: Kube, home: str) -> None:
+    (stored,) = kube.apply(a_job(BASE, "defaults", home))
+    spec = stored["spec"]
+    assert (spec["gpusPerNode"], spec["accelerator"]["type"]) == (8, "Nvidia")
+    assert spec["failurePolicy"] == {"maxRestarts": 3, "backoffSeconds": 10}
+    assert spec["checkpoint"]["resume"]["mode"] == "Auto"
+
+
+def test_same_manifest_again_changes_nothing(kube: Kube, home: str) -> None:
+    job = a_job(BASE, "twice", home)
+    (first,), (second,) = kube.apply(job), kube.apply(job)
+    assert first["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+
+
+def test_columns_and_explanations_are_served(kube: Kube, home: str) -> None:
+    kube.apply(a_job(BASE, "shown", home))
+    header, row = kube.run("get", "dsj", "shown", "-n", home).splitlines()
+    assert header.split() == "NAME PHASE NODES STEP OF LOSS RESTARTS AGE".split()
+    assert row.split()[:2] == ["shown", "2"]
+    assert "Worker nodes, one pod each" in kube.run("explain", "dsjob.spec.nodes")
