@@ -1,0 +1,111 @@
+"""How Ray Train is used: one TorchTrainer per attempt, as the contract says.
+
+Ray never restarts anything here (the operator owns restarts), never changes the working directory
+and never makes the process group of a script: its ranks are children that make it themselves.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deepspeed_trainer.contract import RANK_RESOURCE, RunContract, attempt_dir
+
+RAY_ENV: Final = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # How soon Ray sees that ranks have ended or are lost.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Set in the driver before Ray is imported; Ray hands it on to controller and workers."""
+
+
+def set_ray_env() -> None:
+    """Set RAY_ENV, but for what the pod's own environment says already."""
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class RayVerdict:
+    """What Ray Train saw: ranks whose worker died, and any other error."""
+
+    lost: Mapping[int, str]
+    error: str | None
+
+
+def train(contract: RunContract) -> RayVerdict:
+    """Run the attempt's ranks to their end."""
+    from ray.exceptions import ActorDiedError, RayActorError  # noqa: PLC0415  after set_ray_env
+    from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415
+
+    try:
+        build_trainer(contract).fit()
+    except WorkerGroupError as error:
+        failures = error.worker_failures
+        lost = {
+            rank: _first_line(failure)
+            for rank, failure in failures.items()
+            if isinstance(failure, RayActorError | ActorDiedError)
+        }
+        others = [failure for rank, failure in failures.items() if rank not in lost]
+        return RayVerdict(lost, _first_line(others[0]) if others else None)
+    except TrainingFailedError as error:
+        return RayVerdict({}, _first_line(error))
+    return RayVerdict({}, None)
+
+
+def build_trainer(contract: RunContract) -> Any:
+    """Return the TorchTrainer of an attempt."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
+
+    callbacks: list[Any] = []
+    if contract.entrypoint.kind == "script":
+        from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
+        from deepspeed_trainer.worker import supervise as loop  # noqa: PLC0415
+
+        torch_config: Any = NoGroupConfig()
+    else:
+        from deepspeed_trainer.function import ReportedMetrics  # noqa: PLC0415
+        from deepspeed_trainer.function import run_function as loop  # noqa: PLC0415
+
+        torch_config = TorchConfig(backend=contract.backend)
+        callbacks = [ReportedMetrics(contract.submission_id)]
+    resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
+    if contract.gpus_per_rank:
+        resources["GPU"] = contract.gpus_per_rank
+    return TorchTrainer(
+        loop,
+        train_loop_config={"contract": contract.to_json()},
+        torch_config=torch_config,
+        scaling_config=ScalingConfig(
+            num_workers=contract.world_size,
+            use_gpu=contract.gpus_per_rank > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(_ray_folder(contract)),
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+            callbacks=callbacks,
+        ),
+    )
+
+
+def _ray_folder(contract: RunContract) -> Path:
+    if contract.storage is None:
+        return Path("/tmp/dsjob") / contract.submission_id  # noqa: S108  the pod's own /tmp
+    return Path(attempt_dir(contract.storage, contract.job, contract.run, contract.attempt))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    last = text.splitlines()[-1] if text else type(error).__name__
+    return f"{type(error).__name__}: {last}"[:1000]
