@@ -1,21 +1,26 @@
-"""The command line: python -m devcluster up|down|status|build|build-image|load-image|logs|kubeconfig.
+"""The command line: parses, prints, and calls the modules that do the work.
 
-Parses and prints; everything else is in the modules that it calls. Exit code 1 means that what was
-asked for did not happen, and the last line says why.
+Exit code 1 means that what was asked for did not happen; the last line says why.
 """
 
 import json
 import sys
 import time
+from pathlib import Path
 
 import click
 
+from devcluster import build as parts
 from devcluster import cluster as clusters
-from devcluster import slots
+from devcluster import imagebuild, images, report, slots
 from devcluster.cluster import Options
-from devcluster.errors import DevclusterError, StepFailed
+from devcluster.errors import DevclusterError, StepFailed, WrongUse
+from devcluster.imagebuild import Recipe
+from devcluster.paths import cache_dir
+from devcluster.steps import run_steps
 
 name_option = click.option("--name", default="dev", show_default=True, help="The cluster's name.")
+folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -27,15 +32,17 @@ def main() -> None:
 @name_option
 @click.option("--nodes", default=2, show_default=True, type=click.IntRange(1, 9))
 @click.option("--no-kubelets", is_flag=True, help="API server, controllers and KubeRay only.")
-@click.option("--image", "images", multiple=True, help="Archive or name of an image for the nodes.")
+@click.option("--image", "wanted", multiple=True, help="Archive or name of an image for the nodes.")
 @click.option("--kuberay-concurrency", default=4, show_default=True)
-def up(name: str, nodes: int, no_kubelets: bool, images: tuple[str, ...], kuberay_concurrency: int) -> None:
+def up(
+    name: str, nodes: int, no_kubelets: bool, wanted: tuple[str, ...], kuberay_concurrency: int
+) -> None:
     """Bring a cluster up; if it is up, check its health."""
     began = time.monotonic()
     options = Options(0 if no_kubelets else nodes, kuberay_concurrency)
-    cluster = clusters.up(name, options, images)
+    cluster = clusters.up(name, options, wanted)
     click.echo(f"{name} is up after {time.monotonic() - began:.1f} s: {cluster.server}")
-    click.echo(f"  export KUBECONFIG={cluster.kubeconfig}")
+    click.echo(f"  export KUBECONFIG={cluster.kubeconfig} PATH={parts.tools()}:$PATH")
 
 
 @main.command()
@@ -43,8 +50,113 @@ def up(name: str, nodes: int, no_kubelets: bool, images: tuple[str, ...], kubera
 def down(name: str) -> None:
     """Remove a cluster and all that it left on the machine."""
     began = time.monotonic()
-    existed = clusters.down(name)
-    click.echo(f"{name} is gone after {time.monotonic() - began:.1f} s" if existed else f"no {name}")
+    if clusters.down(name):
+        click.echo(f"{name} is gone after {time.monotonic() - began:.1f} s")
+    else:
+        click.echo(f"there is no cluster {name}")
+
+
+@main.command()
+@click.option("--name", default=None, help="The cluster's name; all of them without.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def status(name: str | None, as_json: bool) -> None:
+    """Say where a cluster's things are and how its components do; exit 1 if any is ill."""
+    if name is None and not as_json:
+        known = [found for each in slots.names() if (found := clusters.find(each))]
+        described = [report.describe(cluster) for cluster in known]
+        click.echo("\n".join(map(report.as_text, described)) or "no cluster")
+    else:
+        described = [report.describe(clusters.get(name or "dev"))]
+        click.echo(json.dumps(described[0], indent=1) if as_json else report.as_text(described[0]))
+    if not all(each["healthy"] for each in described):
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--only", type=click.Choice(clusters.BUILD_GROUPS), multiple=True)
+def build(only: tuple[str, ...]) -> None:
+    """Build or fetch all parts of clusters into the cache; what is there is left alone."""
+    run_steps(clusters.all_build_steps(only), logs=cache_dir() / "logs")
+
+
+@main.command("build-image")
+@click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True)
+@click.option("--context", type=folder, required=True, help="The folder that COPY takes from.")
+@click.option("--tag", required=True, help="The image's name, as pods shall call it.")
+@click.option("--target", default="", help="The stage to build.")
+@click.option("--build-arg", "arguments", multiple=True, metavar="KEY=VALUE")
+@click.option("--base", "bases", multiple=True, metavar="KEY[=debian|builder]",
+              help="Give this build argument the name of one of our base images.")  # fmt: skip
+@click.option("--mount", "mounts", multiple=True, metavar="SRC:DST",
+              help="Lend the build a folder, read-only: one with wheels, say.")  # fmt: skip
+def build_image(
+    file: Path,
+    context: Path,
+    tag: str,
+    target: str,
+    arguments: tuple[str, ...],
+    bases: tuple[str, ...],
+    mounts: tuple[str, ...],
+) -> None:
+    """Build an image from a Dockerfile; unchanged, it is found in the cache."""
+    recipe = Recipe(
+        tag,
+        file,
+        context,
+        target,
+        arguments=dict(_pair(text, "") for text in arguments),
+        bases=dict(_pair(text, "debian") for text in bases),
+        mounts={inside: Path(folder) for folder, _, inside in (m.partition(":") for m in mounts)},
+    )
+    run_steps(imagebuild.steps(recipe), logs=cache_dir() / "logs")
+    click.echo(tag)
+
+
+def _pair(text: str, default: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value or default
+
+
+@main.command("load-image")
+@name_option
+@click.argument("wanted", nargs=-1, required=True)
+def load_image(name: str, wanted: tuple[str, ...]) -> None:
+    """Give images to the nodes of a running cluster, and to the ones to come."""
+    cluster = clusters.get(name)
+    clusters.load_images(cluster, [images.resolve(text) for text in wanted])
+
+
+@main.command()
+@name_option
+@click.argument("component", required=False)
+@click.option("--lines", default=200, show_default=True)
+def logs(name: str, component: str | None, lines: int) -> None:
+    """Print the end of a component's log; without one, the names of all components."""
+    cluster = clusters.get(name)
+    if component is None:
+        click.echo("\n".join(cluster.components()))
+        return
+    log = cluster.home.log(component)
+    if not log.exists():
+        known = ", ".join(cluster.components())
+        raise WrongUse(f"{name} has no component {component!r}; it has {known}.")
+    click.echo("\n".join(log.read_text(errors="replace").splitlines()[-lines:]))
+
+
+@main.command()
+@name_option
+@click.option("--content", is_flag=True, help="Print the file, not its path.")
+def kubeconfig(name: str, content: bool) -> None:
+    """Print the path of the administrator's kubeconfig."""
+    path = clusters.get(name).kubeconfig
+    click.echo(path.read_text() if content else path)
+
+
+@main.command()
+def prune() -> None:
+    """Delete all images from the cache; only while no cluster is up."""
+    freed = imagebuild.prune()
+    click.echo(f"{freed / 1e9:.1f} GB freed")
 
 
 if __name__ == "__main__":
@@ -53,5 +165,5 @@ if __name__ == "__main__":
     except StepFailed:
         sys.exit(1)  # told where it happened
     except DevclusterError as error:
-        click.echo(str(error), err=True)
+        click.echo(f"devcluster: {error}", err=True)
         sys.exit(1)

@@ -90,17 +90,17 @@ def control_plane_steps() -> list[Step]:
 
 
 def tool_steps() -> list[Step]:
-    """helm and kubectl, for people and tests; clusters do not need them."""
+    """Helm and kubectl, for people and tests; clusters do not need them."""
     return [
         Step("helm", build_helm, ("go toolchain",), lambda: _is_linked("helm"), lane=CORES),
         Step("kubectl", fetch_kubectl, done=lambda: _is_linked("kubectl")),
     ]
 
 
-def package_step(packages: Mapping[str, str]) -> Step:
+def package_step(packages: Mapping[str, str], name: str = "debian packages") -> Step:
     """Install the Debian packages whose programs are missing."""
     return Step(
-        "debian packages",
+        name,
         lambda shell: install_packages(shell, packages),
         done=lambda: not missing_packages(packages),
     )
@@ -122,14 +122,13 @@ def install_packages(shell: Shell, packages: Mapping[str, str]) -> None:
     if not is_root() or shutil.which("apt-get") is None:
         why = "this is not root" if not is_root() else "there is no apt-get"
         raise Missing(
-            f"Nodes need these Debian packages, or their like, and {why}: {' '.join(missing)}."
+            f"These Debian packages, or their like, are needed, and {why}: "
+            f"{' '.join(missing)}. Install them and try again."
         )
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     # Lists of other archives that this machine is set up for may fail to load: not our concern.
-    subprocess_rc = shutil.which("apt-get")
-    update = f"{subprocess_rc} update -qq || true"
     with locked(cache_dir() / "apt.lock"):
-        shell.run(["sh", "-c", update], env=env)
+        shell.run(["sh", "-c", "apt-get update -qq || true"], env=env)
         install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *missing]
         shell.run(install, env=env)
     if still := missing_packages(packages):

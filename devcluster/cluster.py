@@ -11,16 +11,25 @@ reboot left behind is cleared away and the cluster is made anew. A cluster lives
 import json
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from devcluster import build, images, imagestore, manifests, network, pki, processes, remains, slots
+from devcluster import (
+    build,
+    imagebuild,
+    images,
+    imagestore,
+    network,
+    pki,
+    processes,
+    remains,
+    slots,
+)
 from devcluster.api import ApiClient
 from devcluster.controlplane import ControlPlane
-from devcluster.errors import Missing, Refused, Unhealthy, WrongUse
+from devcluster.errors import Missing, Refused, WrongUse
 from devcluster.node import READY_S, Node
 from devcluster.paths import cache_dir, is_root, locked, state_dir, written_whole
 from devcluster.processes import Home
@@ -28,6 +37,7 @@ from devcluster.slots import Place
 from devcluster.steps import Shell, Step, run_steps
 from devcluster.versions import NODE_PACKAGES
 
+BUILD_GROUPS = ("control-plane", "nodes", "tools", "images")
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kuberay")
 
 
@@ -167,9 +177,22 @@ def build_steps(options: Options) -> list[Step]:
     steps = build.control_plane_steps()
     if options.nodes:
         steps.append(build.package_step(NODE_PACKAGES))
-        pause = Step("pause image", imagestore.build_pause, ("debian packages",), imagestore.has_pause)
+        pause = Step(
+            "pause image", imagestore.build_pause, ("debian packages",), imagestore.has_pause
+        )
         steps.append(pause)
     return steps
+
+
+def all_build_steps(groups: Sequence[str] = ()) -> list[Step]:
+    """Everything that can be built beforehand; `groups` names some of BUILD_GROUPS."""
+    wanted = set(groups or BUILD_GROUPS)
+    found = build_steps(Options(nodes=2 if "nodes" in wanted else 0))
+    if "tools" in wanted:
+        found += build.tool_steps()
+    if "images" in wanted:
+        found += imagebuild.base_steps(list(imagebuild.BASES))
+    return found
 
 
 def _start(cluster: Cluster, pictures: Sequence[images.Image], *, quiet: bool) -> Cluster:
@@ -196,7 +219,7 @@ def start_steps(cluster: Cluster, pictures: Sequence[images.Image]) -> list[Step
         Step("certificates", lambda _: make_certificates(cluster)),
         Step("api server", plane.start_api, ("certificates",)),
         Step("controllers", plane.start_controllers, ("api server",)),
-        Step("access and storage", plane.apply_basics, ("api server",)),
+        Step("access and storage", plane.create_basics, ("api server",)),
         Step("kuberay resources", install, ("api server",)),
         Step("kuberay", kuberay, ("access and storage", "kuberay resources")),
     ]

@@ -20,7 +20,7 @@ from devcluster.processes import Home
 from devcluster.slots import Place
 from devcluster.steps import Shell
 
-READY_S = 60.0
+READY_S = 180.0
 Command = list[str | Path]
 
 
@@ -95,7 +95,7 @@ class ControlPlane:
         api = self.api()
         definitions = [json.loads(file.read_text()) for file in sorted(crds.glob("*.json"))]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(api.apply, definitions))
+            list(pool.map(api.create, definitions))
         names = [definition["metadata"]["name"] for definition in definitions]
         processes.await_ready(
             self.home, ["kube-apiserver"], lambda: all(is_established(api, name) for name in names),
@@ -108,16 +108,16 @@ class ControlPlane:
         probe = http_probe(f"http://127.0.0.1:{self.place.port('kuberay')}/readyz")
         processes.await_ready(self.home, ["kuberay"], probe, shell=shell, timeout_s=READY_S)
 
-    def apply_basics(self, shell: Shell) -> None:
+    def create_basics(self, shell: Shell) -> None:
         """Create the rights and the storage that every cluster has."""
         api = self.api()
         for manifest in manifests.access():
-            api.apply(manifest)
+            api.create(manifest)
         for name in manifests.volume_names():
             make_volume_folder(self.volumes / name)
         for manifest in manifests.storage(self.volumes):
             shell.check()
-            api.apply(manifest)
+            api.create(manifest)
 
     def recycle_volumes(self) -> int:
         """Empty volumes whose claim is gone and offer them again; returns how many."""
@@ -188,7 +188,7 @@ class ControlPlane:
             f"--audit-policy-file={audit_policy}", f"--audit-log-path={self.audit_log}",
             # The log is read as a whole, so it must not be rotated away.
             "--audit-log-maxsize=4096", "--audit-log-mode=blocking",
-            "--allow-privileged=true", "--profiling=false",
+            "--allow-privileged=true",
         ]  # fmt: skip
 
     def controller_manager_command(self) -> Command:

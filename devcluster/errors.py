@@ -16,7 +16,7 @@ class DevclusterError(Exception):
     """Base of everything that this package raises on purpose."""
 
 
-class Missing(DevclusterError):  # noqa: N818 (names are conditions)
+class Missing(DevclusterError):
     """The machine lacks a program, a package or a right."""
 
 
@@ -28,15 +28,15 @@ class StepFailed(DevclusterError):
         self.name, self.reason, self.log = name, reason, log
 
 
-class Interrupted(DevclusterError):  # noqa: N818
+class Interrupted(DevclusterError):
     """The step was told to stop."""
 
 
-class Unhealthy(DevclusterError):  # noqa: N818
+class Unhealthy(DevclusterError):
     """A component is not running or not ready; the message ends with its last log lines."""
 
 
-class Refused(DevclusterError):  # noqa: N818
+class Refused(DevclusterError):
     """The API server answered with an error status."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -44,5 +44,5 @@ class Refused(DevclusterError):  # noqa: N818
         self.status = status
 
 
-class WrongUse(DevclusterError):  # noqa: N818
+class WrongUse(DevclusterError):
     """The request cannot be done as asked."""

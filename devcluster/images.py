@@ -17,6 +17,8 @@ from urllib.parse import quote
 from devcluster.errors import WrongUse
 from devcluster.paths import cache_dir, digest, written_whole
 
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -38,7 +40,7 @@ class Image:
             return
         manifest_entry = {"digest": self.fingerprint, "size": blob(self.fingerprint).stat().st_size}
         manifest = json.loads(blob(self.fingerprint).read_text())
-        manifest_entry["mediaType"] = manifest["mediaType"]
+        manifest_entry["mediaType"] = manifest.get("mediaType", MANIFEST)
         manifest_entry["annotations"] = {"io.containerd.image.name": self.reference}
         blobs = [manifest_entry, manifest["config"], *manifest["layers"]]
         with tarfile.open(fileobj=target, mode="w|", bufsize=1 << 20) as tar:
@@ -109,7 +111,9 @@ def from_archive(path: Path) -> Image:
         index = json.loads(file.read()) if file else None
     if isinstance(index, dict):
         notes = index["manifests"][0].get("annotations", {})
-        name = notes.get("io.containerd.image.name") or notes.get("org.opencontainers.image.ref.name")
+        name = notes.get("io.containerd.image.name") or notes.get(
+            "org.opencontainers.image.ref.name"
+        )
     else:
         name = (index[0].get("RepoTags") or [None])[0] if index else None
     if not name:

@@ -22,7 +22,7 @@ CNI_PROGRAMS = "/usr/lib/cni"
 PAUSE_IMAGE = "localhost/devcluster/pause:1"
 RESERVED_CPU = "100m"
 EVICTION_MEMORY = "100Mi"
-READY_S = 60.0
+READY_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Node:
 
     @property
     def images(self) -> Path:
-        """containerd's root folder."""
+        """The root folder of containerd."""
         return self.folder / "containerd"
 
     def component(self, program: str) -> str:

@@ -5,7 +5,6 @@ mounts below its folders, interfaces and namespaces with its slot or name. Every
 outright: the data goes as well, so there is nothing to save.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -105,5 +104,5 @@ def log_links(folder: Path) -> Iterator[Path]:
     if not LOG_LINKS.exists():
         return
     for link in LOG_LINKS.iterdir():
-        if link.is_symlink() and Path(os.readlink(link)).is_relative_to(folder):
+        if link.is_symlink() and link.readlink().is_relative_to(folder):
             yield link
