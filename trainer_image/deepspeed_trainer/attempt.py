@@ -96,6 +96,30 @@ class Attempt:
 
     # What comes in.
 
+    def take(self, rank: int, fact: Mapping[str, Any], now: float) -> None:
+        """Take a fact that needs nothing but memory.
+
+        Raises:
+            ValueError: a fact of unknown kind; supervisor and board are not of one release.
+        """
+        match fact["kind"]:
+            case "hello":
+                self.note_hello(rank, fact, now)
+            case "hook":
+                self.note_hook(rank, fact.get("failure"))
+            case "group":
+                self.note_group(rank, int(fact["size"]))
+            case "engine":
+                self.note_engine(rank, fact)
+            case "metrics":
+                self.note_metrics(rank, fact["values"])
+            case "verdict":
+                self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
+            case "saved":
+                self.saves.note_saved(rank, Save.from_fact(fact))
+            case unknown:
+                raise ValueError(f"rank {rank} sent a fact of unknown kind {unknown!r}")
+
     def note_hello(self, rank: int, hello: Mapping[str, Any], now: float) -> None:
         """A rank's supervisor is up; the last one to come completes the placement."""
         self._updated_at = now

@@ -101,25 +101,11 @@ class Board:
 
     def _take(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         match fact["kind"]:
-            case "hello":
-                attempt.note_hello(rank, fact, _now())
             case "step":
                 if attempt.note_figures(rank, fact, _now()):
                     self._log(attempt, "firstStep", rank=rank, step=fact["first"])
-            case "metrics":
-                attempt.note_metrics(rank, fact["values"])
-            case "engine":
-                attempt.note_engine(rank, fact)
-            case "hook":
-                attempt.note_hook(rank, fact.get("failure"))
-            case "group":
-                attempt.note_group(rank, int(fact["size"]))
-            case "verdict":
-                attempt.note_verdict(rank, Cause(fact["cause"]), fact["message"])
             case "loaded":
                 self._take_loaded(attempt, rank, fact)
-            case "saved":
-                attempt.saves.note_saved(rank, _read_save(fact))
             case "hashed":
                 self._take_hashed(attempt, rank, fact)
             case "hash_failed":
@@ -128,8 +114,8 @@ class Board:
             case "end":
                 attempt.note_end(rank, fact["end"], _now())
                 self._log(attempt, "ended", rank=rank, exitCode=fact["end"]["exit_code"])
-            case unknown:
-                raise ValueError(f"rank {rank} sent a fact of unknown kind {unknown!r}")
+            case _:
+                attempt.take(rank, fact, _now())
 
     def _take_loaded(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         folder = fact["folder"]
@@ -209,11 +195,6 @@ def find_board() -> Any:
 
 def _now() -> float:
     return time.time()  # noqa: TID251  facts carry the wall clock of the head
-
-
-def _read_save(fact: Mapping[str, Any]) -> Save:
-    names = ("folder", "tag", "step", "zero_stage", "number")
-    return Save(**{name: fact[name] for name in names})
 
 
 def _below_storage(contract: RunContract, folder: str) -> str:

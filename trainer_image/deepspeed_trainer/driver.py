@@ -74,6 +74,7 @@ class BoardOfRun:
         self._ray = ray
         self._id = contract.submission_id
         self._board = open_board()
+        raytrain.preload()
         ray.get(self._board.open.remote(contract.to_json()))
         signal.signal(signal.SIGTERM, self._stop)
 

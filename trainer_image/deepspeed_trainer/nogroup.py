@@ -1,11 +1,13 @@
-"""A TorchConfig without a process group: a script's ranks make it themselves, in their children.
+"""A backend for TorchTrainer that makes no process group: a script's ranks make it themselves.
 
-Ray's own would bind the rendezvous port in the wrong process.  It has no state and nothing to shut
-down.
+Ray's TorchConfig would bind the rendezvous port in the wrong process, and importing it would load
+torch into the controller and into every supervisor, where nobody needs it.
 """
 
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig
+from dataclasses import dataclass
+from typing import Any
+
+from ray.train.backend import Backend, BackendConfig
 from typing_extensions import override
 
 
@@ -15,10 +17,18 @@ class _NoGroup(Backend):  # type: ignore[misc]
     share_cuda_visible_devices = True
 
 
-class NoGroupConfig(TorchConfig):  # type: ignore[misc]
-    """For trainers whose workers are supervisors."""
+@dataclass
+class NoGroupConfig(BackendConfig):  # type: ignore[misc]
+    """Stands in for TorchConfig where the workers are supervisors."""
+
+    backend: str
+    """What the ranks will use; TorchTrainer fills it in when it is empty."""
 
     @property
     @override
     def backend_cls(self) -> type[Backend]:
         return _NoGroup
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        return {"backend": self.backend}

@@ -38,6 +38,11 @@ class RayVerdict:
     error: str | None
 
 
+def preload() -> None:
+    """Import what `train` needs: seconds that pass while the board's process starts."""
+    import ray.train.torch  # noqa: F401, PLC0415  after set_ray_env
+
+
 def train(contract: RunContract) -> RayVerdict:
     """Run the attempt's ranks to their end."""
     from ray.exceptions import ActorDiedError, RayActorError  # noqa: PLC0415  after set_ray_env
@@ -69,7 +74,7 @@ def build_trainer(contract: RunContract) -> Any:
         from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
         from deepspeed_trainer.worker import supervise as loop  # noqa: PLC0415
 
-        torch_config: Any = NoGroupConfig()
+        torch_config: Any = NoGroupConfig(contract.backend)
     else:
         from deepspeed_trainer.function import ReportedMetrics  # noqa: PLC0415
         from deepspeed_trainer.function import run_function as loop  # noqa: PLC0415

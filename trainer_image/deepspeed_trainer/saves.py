@@ -5,7 +5,9 @@ every rank of the attempt has described its own files.  A newer save into the sa
 one that is still open.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from deepspeed_trainer.manifest import ManifestFile
 
@@ -21,6 +23,12 @@ class Save:
     number: int
     saved: set[int] = field(default_factory=set)
     files: dict[int, tuple[ManifestFile, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_fact(cls, fact: Mapping[str, Any]) -> Self:
+        """Read a `saved` fact."""
+        names = ("folder", "tag", "step", "zero_stage", "number")
+        return cls(**{name: fact[name] for name in names})
 
 
 class OpenSaves:

@@ -1,0 +1,65 @@
+"""Builders for the trainer's pure tests."""
+
+from typing import Any
+
+from deepspeed_trainer.attempt import Attempt
+from deepspeed_trainer.contract import Entrypoint, JobRef, Manifest, ManifestFile, RunContract
+from deepspeed_trainer.failures import RankEnd
+
+SHA = "0" * 64
+
+
+def a_contract(**changes: Any) -> RunContract:
+    fields: dict[str, Any] = {
+        "job": JobRef("team", "bert", "uid-1"),
+        "run": "run-1",
+        "attempt": 1,
+        "submission_id": "bert-a1",
+        "nodes": 2,
+        "ranks_per_node": 1,
+        "accelerator": "cpu",
+        "backend": "gloo",
+        "cpus_per_rank": 1.0,
+        "gpus_per_rank": 0,
+        "entrypoint": Entrypoint("script", "train.py", ("--epochs", "1")),
+        "deepspeed_config": {"zero_optimization": {"stage": 3}},
+        "storage": "/mnt/dsjob",
+        "head_pod_uid": "head-1",
+        "env": {"NCCL_DEBUG": "INFO"},
+    }
+    return RunContract(**{**fields, **changes})
+
+
+def an_end(rank: int, exit_code: int = 0, **changes: Any) -> RankEnd:
+    fields = {"rank": rank, "node": f"pod-{rank}", "exit_code": exit_code, "order": rank}
+    return RankEnd(**{**fields, **changes})
+
+
+def a_manifest(step: int = 5, **changes: Any) -> Manifest:
+    fields: dict[str, Any] = {
+        "step": step,
+        "tag": f"step{step}",
+        "world_size": 2,
+        "zero_stage": 3,
+        "attempt": 1,
+        "time": 1000.0,
+        "versions": {"torch": "2.13.0"},
+        "files": (ManifestFile("zero_pp_rank_0_mp_rank_00_model_states.pt", 3, SHA, 0),),
+    }
+    return Manifest(**{**fields, **changes})
+
+
+def hello(pod: str) -> dict[str, Any]:
+    return {"kind": "hello", "pod": pod, "pod_uid": f"uid-{pod}", "address": f"ip-{pod}", "port": 9}
+
+
+def a_running_attempt(pods: tuple[str, ...] = ("a", "b"), **changes: Any) -> Attempt:
+    attempt = Attempt(a_contract(**changes), 0.0)
+    for rank, pod in enumerate(pods):
+        attempt.note_hello(rank, hello(pod), 0.0)
+        attempt.note_hook(rank, None)
+    return attempt
+
+
+def ended(exit_code: int = 0, **changes: Any) -> dict[str, Any]:
+    return {"exit_code": exit_code, "stopped": False, "oom_kills": 0, "tail": (), **changes}
