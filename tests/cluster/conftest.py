@@ -7,8 +7,9 @@ import pytest
 from devcluster.cluster import Cluster
 from tests.support.audit import AuditLog
 from tests.support.cluster import bare_cluster
-from tests.support.installed import install_chart, operator_on_host
+from tests.support.installed import operator_on_host
 from tests.support.kube import Kube, kube_of
+from tools.install import install_chart
 
 VALUES = {"progressIntervalSeconds": 1, "trainerImage": "localhost/deepspeed-trainer:dev"}
 

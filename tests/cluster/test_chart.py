@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from devcluster.cluster import Cluster
-from tests.support.installed import CHART, NAMESPACE, RELEASE, USER, helm
+from tests.support.installed import USER
 from tests.support.kube import Kube, Refused
+from tools.install import CHART, NAMESPACE, RELEASE, CommandFailed, helm
 
 REFUSED = {
     "a value that does not exist": ({"replicas": 2}, "replicas"),
@@ -49,7 +50,7 @@ def test_the_chart_has_no_lint(cluster: Cluster) -> None:
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_wrong_value_is_refused_by_its_name(cluster: Cluster, case: str) -> None:
     values, name = REFUSED[case]
-    with pytest.raises(AssertionError, match=name):
+    with pytest.raises(CommandFailed, match=name):
         rendered(cluster, values)
 
 

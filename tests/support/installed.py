@@ -15,37 +15,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from devcluster.cluster import Cluster
 from tests.support.eventually import eventually
-from tests.support.kube import RESTRICTED, Kube, kube_of
+from tests.support.kube import Kube, kube_of
+from tools.install import NAMESPACE, RELEASE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHART = ROOT / "charts" / "deepspeed-operator"
-NAMESPACE = "deepspeed-system"
-RELEASE = "deepspeed-operator"
 USER = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
 STOP_S = 20
-
-
-def helm(cluster: Cluster, *words: str, values: Mapping[str, Any] | None = None) -> str:
-    """Run helm on a cluster, with these values if any, and return what it printed."""
-    command = ["helm", *words, *([] if values is None else ["--values", "-"])]
-    environment = {**os.environ, **cluster.environment}
-    done = subprocess.run(
-        command, env=environment, input=json.dumps(values), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-    return done.stdout
-
-
-def install_chart(cluster: Cluster, values: Mapping[str, Any], namespace: str = NAMESPACE) -> None:
-    """Install or upgrade the chart; returns when the API server has its objects."""
-    metadata = {"name": namespace, "labels": RESTRICTED}
-    kube_of(cluster).apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    helm(cluster, "upgrade", "--install", RELEASE, str(CHART), "-n", namespace, values=values)
 
 
 @dataclass

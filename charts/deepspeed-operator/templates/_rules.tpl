@@ -13,7 +13,7 @@ Secrets: created and never read, so that holding this account opens nobody's Sec
 - apiGroups: [ray.io]
   resources: [rayclusters]
   # A server-side apply of what does not exist needs create beside patch.
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
@@ -26,6 +26,16 @@ Secrets: created and never read, so that holding this account opens nobody's Sec
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+{{- end }}
+
+{{/*
+Where all namespaces are watched: how the operator notices that KubeRay is installed later on.
+Otherwise it asks from time to time.
+*/}}
+{{- define "operator.discoveryRules" -}}
+- apiGroups: [apiextensions.k8s.io]
+  resources: [customresourcedefinitions]
+  verbs: [list, watch]
 {{- end }}
 
 {{/* Nodes belong to no namespace: only a ClusterRole can grant this. */}}

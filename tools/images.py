@@ -1,0 +1,91 @@
+"""Build everything that the demo and the tests run on: programs and images. `make setup` runs it.
+
+All steps go into one runner, so that downloads run beside compilers. What is built is kept in the
+dev cluster's cache under the digest of what it is made from; a second run finds it all there.
+"""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from devcluster import cluster, imagebuild
+from devcluster.errors import DevclusterError, Missing, StepFailed
+from devcluster.imagebuild import Recipe
+from devcluster.paths import cache_dir
+from devcluster.steps import Outcome, Step, run_steps
+
+ROOT = Path(__file__).resolve().parent.parent
+OPERATOR = "localhost/deepspeed-operator:dev"
+TRAINER = "localhost/deepspeed-trainer:dev"
+QUICKSTART = "localhost/deepspeed-quickstart:dev"
+SHOWN = 5
+
+RECIPES = (
+    Recipe(OPERATOR, ROOT / "Dockerfile", ROOT, bases={"BASE_IMAGE": "debian"}),
+    Recipe(
+        TRAINER,
+        ROOT / "trainer_image" / "Dockerfile",
+        ROOT,
+        bases={"BUILD_IMAGE": "builder", "BASE_IMAGE": "debian"},
+    ),
+    Recipe(
+        QUICKSTART,
+        ROOT / "examples" / "quickstart" / "Dockerfile",
+        ROOT / "examples" / "quickstart",
+        bases={"TRAINER_IMAGE": TRAINER, "BASE_IMAGE": "debian"},
+    ),
+)
+
+
+def check_machine() -> None:
+    """Raises: Missing, with the fix, where nodes and images cannot be made at all."""
+    if platform.system() != "Linux":
+        raise Missing(
+            f"The embedded cluster runs on Linux alone, and this is {platform.system()}: "
+            "use a Linux machine or virtual machine. `make check` works here."
+        )
+    if os.geteuid() != 0:
+        raise Missing(
+            "Nodes and images need root: run `sudo make …`, or as root in a virtual machine or a "
+            "privileged container. `make check` works without."
+        )
+
+
+def all_steps() -> list[Step]:
+    """Programs, packages and images. Images wait for each other, but not for the compilers."""
+    images = [
+        replace(step, lane="images") if step.lane else step for step in imagebuild.steps(*RECIPES)
+    ]
+    return [*cluster.all_build_steps(("control-plane", "nodes", "tools")), *images]
+
+
+def summary(outcomes: Sequence[Outcome], total_s: float) -> str:
+    """The total and the slowest steps; one line when there was nothing to do."""
+    built = sorted((o for o in outcomes if not o.cached), key=lambda o: -o.seconds)
+    if not built:
+        return f"set-up: all {len(outcomes)} parts are there ({total_s:.1f} s)"
+    slowest = [f"  {o.seconds:7.1f} s  {o.name}" for o in built[:SHOWN]]
+    return "\n".join([f"set-up took {total_s:.1f} s; the slowest steps:", *slowest])
+
+
+def main() -> int:
+    """Build what is missing."""
+    began = time.monotonic()
+    try:
+        check_machine()
+        outcomes = run_steps(all_steps(), logs=cache_dir() / "logs")
+    except StepFailed:
+        return 1  # told where it happened
+    except DevclusterError as error:
+        print(f"set-up: {error}", file=sys.stderr)
+        return 1
+    print(summary(outcomes, time.monotonic() - began), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
