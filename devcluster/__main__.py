@@ -90,6 +90,7 @@ def build(only: tuple[str, ...]) -> None:
 @click.option("--mount", "mounts", multiple=True, metavar="SRC:DST",
               help="Lend the build a folder, read-only: one with wheels, say.")  # fmt: skip
 def build_image(
+    *,
     file: Path,
     context: Path,
     tag: str,

@@ -6,7 +6,6 @@ empty, and for KubeRay's large resources that costs the API server little more t
 """
 
 import base64
-import copy
 import http.client
 import json
 import ssl
@@ -35,11 +34,14 @@ COLLECTIONS = {
 class ApiClient:
     """Speaks to one API server as the user of a kubeconfig."""
 
-    def __init__(self, kubeconfig: Path) -> None:
-        """Read server, authority and client certificate from a kubeconfig of ours."""
+    def __init__(self, kubeconfig: Path, server: str = "") -> None:
+        """Read server, authority and client certificate from a kubeconfig of ours.
+
+        `server` is another one of the same authority to speak to.
+        """
         config = json.loads(kubeconfig.read_text())
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        self.server: str = cluster["server"]
+        self.server: str = server or cluster["server"]
         address = urlsplit(self.server)
         self._host, self._port = address.hostname or "", address.port or 443
         authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
@@ -49,12 +51,6 @@ class ApiClient:
             pair.write(base64.b64decode(user["client-key-data"]))
             pair.flush()
             self._tls.load_cert_chain(pair.name)
-
-    def elsewhere(self, host: str, port: int) -> "ApiClient":
-        """The same user at another server of the same authority."""
-        other = copy.copy(self)
-        other._host, other._port = host, port
-        return other
 
     def request(self, method: str, path: str, body: Any = None, content: str = "") -> str:
         """The body of the answer. Raises: Refused on an error status, OSError without an answer."""

@@ -40,6 +40,7 @@ class GoProgram:
 
     @property
     def source(self) -> Path:
+        """The folder of the module."""
         return SOURCE / "go" / self.module
 
     @property
@@ -175,7 +176,7 @@ def _pip_install(shell: Shell, requirement: str) -> Path:
     folder = _pip_folder(requirement)
     if not folder.exists():
         with written_whole(folder) as beside:
-            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", beside]
+            pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(beside)]
             shell.run([*pip, requirement])
     return folder
 
@@ -185,7 +186,14 @@ def _go_build(shell: Shell, program: GoProgram, target: Path) -> None:
     if go is None:
         raise Missing("Go has gone while we were building: run build again.")
     env = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
-    command = [go, "build", "-trimpath", f"-ldflags={program.flags}", "-o", target]
+    command: list[str | Path] = [
+        go,
+        "build",
+        "-trimpath",
+        f"-ldflags={program.flags}",
+        "-o",
+        target,
+    ]
     shell.run([*command, program.package], cwd=program.source, env=env)
 
 
@@ -207,7 +215,7 @@ def build_kuberay(shell: Shell) -> None:
         beside.mkdir()
         _go_build(shell, KUBERAY, beside / "kuberay")
         go = find_go() or Path("go")
-        where = [go, "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
+        where: list[str | Path] = [go, "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
         module = Path(shell.output(where, cwd=KUBERAY.source).strip())
         (beside / "crds").mkdir()
         for crd in (module / "config" / "crd" / "bases").glob("*.yaml"):

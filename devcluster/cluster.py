@@ -11,7 +11,7 @@ reboot left behind is cleared away and the cluster is made anew. A cluster lives
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -59,10 +59,12 @@ class Cluster:
 
     @property
     def folder(self) -> Path:
+        """Everything that the cluster keeps on disk."""
         return state_dir() / self.name
 
     @property
     def home(self) -> Home:
+        """The records and logs of its programs."""
         return Home(self.folder)
 
     @property
@@ -82,11 +84,13 @@ class Cluster:
 
     @property
     def control_plane(self) -> ControlPlane:
+        """The programs on the host."""
         has_nodes = self.options.nodes > 0
         return ControlPlane(self.home, self.place, build.binaries(), has_nodes)
 
     @property
     def nodes(self) -> list[Node]:
+        """The nodes; none in a bare cluster."""
         count = self.options.nodes
         return [
             Node(self.name, self.home, self.place, build.binaries(), index, count)
@@ -259,7 +263,7 @@ def start_runtime(shell: Shell, node: Node) -> None:
     node.start_runtime(shell)
 
 
-def start_kubelet(shell: Shell, node: Node, api_of: "type[ApiClient]") -> None:
+def start_kubelet(shell: Shell, node: Node, api_of: Callable[[], ApiClient]) -> None:
     """Start the node's kubelet and wait until the node is Ready."""
     api = api_of()
     node.start_kubelet(shell)

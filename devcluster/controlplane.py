@@ -35,28 +35,35 @@ class ControlPlane:
 
     @property
     def pki(self) -> Path:
+        """The folder with certificates and kubeconfigs."""
         return self.home.folder / "pki"
 
     @property
     def address(self) -> str:
+        """Where the API server listens."""
         return self.place.gateway if self.has_nodes else "127.0.0.1"
 
     @property
     def server(self) -> str:
+        """The URL of the API server."""
         return f"https://{self.address}:{self.place.port('kube-apiserver')}"
 
     @property
     def audit_log(self) -> Path:
+        """The file with a line for every request that the policy records."""
         return self.home.folder / "audit.log"
 
     @property
     def volumes(self) -> Path:
+        """The folder that holds the folders of all volumes."""
         return self.home.folder / "volumes"
 
     def api(self) -> ApiClient:
+        """A client with the rights of the administrator."""
         return ApiClient(self.pki / "admin.kubeconfig")
 
     def start(self, component: str, command: Command) -> None:
+        """Start one of the programs."""
         processes.start(self.home, component, [self.binaries / component, *command])
 
     def start_api(self, shell: Shell) -> None:
@@ -136,11 +143,11 @@ class ControlPlane:
 
     def https_probe(self, port: int) -> Callable[[], bool]:
         """Whether a component with our loopback certificate says it is healthy."""
-        api = self.api()
-        probe = api.elsewhere("127.0.0.1", port)
-        return lambda: probe.says_ok("/healthz")
+        client = ApiClient(self.pki / "admin.kubeconfig", f"https://127.0.0.1:{port}")
+        return lambda: client.says_ok("/healthz")
 
     def etcd_command(self) -> Command:
+        """How etcd is called."""
         client = f"https://127.0.0.1:{self.place.port('etcd')}"
         peer = f"https://127.0.0.1:{self.place.port('etcd-peer')}"
         cert, key, ca = self.pki / "etcd.crt", self.pki / "etcd.key", self.pki / "ca.crt"
@@ -159,6 +166,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def api_server_command(self, audit_policy: Path) -> Command:
+        """How the API server is called."""
         pki = self.pki
         return [
             f"--bind-address={self.address}", f"--advertise-address={self.address}",
@@ -192,6 +200,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def controller_manager_command(self) -> Command:
+        """How the controller manager is called."""
         return [
             *self._controller_flags("kube-controller-manager"),
             f"--service-account-private-key-file={self.pki / 'service-accounts.key'}",
@@ -203,6 +212,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def scheduler_command(self) -> Command:
+        """How the scheduler is called."""
         return self._controller_flags("kube-scheduler")
 
     def _controller_flags(self, component: str) -> Command:
@@ -220,6 +230,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def kuberay_command(self, concurrency: int) -> Command:
+        """How the operator of KubeRay is called."""
         return [
             "--kubeconfig", self.pki / "kuberay.kubeconfig",
             "--enable-leader-election=false", "--metrics-addr=0",
@@ -230,6 +241,7 @@ class ControlPlane:
         ]  # fmt: skip
 
     def corefile(self) -> str:
+        """The configuration of CoreDNS: the names of the cluster and no others."""
         return f"""\
 .:53 {{
     bind {self.place.gateway}

@@ -76,6 +76,7 @@ class Base:
     below: str = ""
 
     def key(self) -> str:
+        """The digest of everything that goes into the image."""
         return digest(versions.DEBIAN, *self.packages, self.below)
 
 
@@ -266,7 +267,8 @@ def pip_settings() -> dict[str, str]:
     """What pip is set to on this machine, by files and, stronger, by its environment."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    files, environment = {}, {}
+    files: dict[str, str] = {}
+    environment: dict[str, str] = {}
     for line in told.splitlines():
         name, _, value = line.partition("=")
         section, _, option = name.rpartition(".")

@@ -90,9 +90,9 @@ def _share(source: Path, target: Path) -> None:
 
 def load(shell: Shell, socket: Path, root: Path, image: Image) -> None:
     """Give an image to a running containerd and record it in its root folder."""
-    ctr = ["ctr", "--address", socket, "--namespace", "k8s.io"]
+    ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
     present = set(shell.output([*ctr, "content", "ls", "-q"]).split())
-    command = [str(word) for word in (*ctr, "images", "import", "--digests=false", "-")]
+    command = [*ctr, "images", "import", "--digests=false", "-"]
     shell.log(f"$ {' '.join(command)}  # {image.reference}")
     with shell.log_path.open("ab") as log:
         receiver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)

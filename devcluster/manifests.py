@@ -87,6 +87,7 @@ def storage(folder: Path) -> list[dict[str, Any]]:
 
 
 def volume_names() -> Sequence[str]:
+    """The names of the volumes, and of their folders."""
     return [f"{STORAGE_CLASS}-{number:02}" for number in range(VOLUMES)]
 
 

@@ -38,10 +38,12 @@ class Node:
 
     @property
     def name(self) -> str:
+        """The name in the API."""
         return f"node{self.index}"
 
     @property
     def folder(self) -> Path:
+        """Everything that the node keeps on disk."""
         return self.home.folder / self.name
 
     @property
@@ -51,6 +53,7 @@ class Node:
 
     @property
     def socket(self) -> Path:
+        """The socket of containerd."""
         return self.run_folder / "containerd.sock"
 
     @property
@@ -59,6 +62,7 @@ class Node:
         return self.folder / "containerd"
 
     def component(self, program: str) -> str:
+        """The name under which a program of this node is recorded."""
         return f"{program}-{self.name}"
 
     def start_runtime(self, shell: Shell) -> None:
@@ -89,6 +93,7 @@ class Node:
         processes.start(self.home, self.component(program), command)
 
     def kubelet_flags(self, config: Path) -> list[str | Path]:
+        """How the kubelet is called, beside its configuration."""
         pki = self.home.folder / "pki"
         labels = {
             "topology.kubernetes.io/region": "local",
@@ -104,6 +109,7 @@ class Node:
         ]  # fmt: skip
 
     def kubelet_config(self) -> dict[str, Any]:
+        """The configuration of the kubelet."""
         pki = self.home.folder / "pki"
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -146,6 +152,7 @@ class Node:
         }
 
     def proxy_config(self) -> dict[str, Any]:
+        """The configuration of kube-proxy."""
         config = self.home.folder / "pki" / "kube-proxy.kubeconfig"
         return {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -159,6 +166,7 @@ class Node:
         }
 
     def containerd_config(self) -> str:
+        """The configuration of containerd."""
         return f"""\
 version = 2
 root = "{self.images}"
@@ -177,6 +185,7 @@ state = "{self.run_folder}/state"
 """
 
     def cni_config(self) -> dict[str, Any]:
+        """How pods are connected: each by a cable of its own, routed."""
         ipam = {
             "type": "host-local",
             "dataDir": str(self.folder / "addresses"),

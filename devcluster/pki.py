@@ -6,7 +6,7 @@ key inside, so that one file is enough to hand on.
 """
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from devcluster.slots import Place
 
-VALID = datetime.timedelta(days=3650)
+VALID = dt.timedelta(days=3650)
 # Clocks of machines that are suspended and resumed may lag behind.
-BACKDATED = datetime.timedelta(hours=1)
+BACKDATED = dt.timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Pair:
 class Authority:
     """The cluster's certificate authority and the folder it writes to."""
 
-    def __init__(self, folder: Path, now: datetime.datetime) -> None:
+    def __init__(self, folder: Path, now: dt.datetime) -> None:
         self.folder, self.now = folder, now
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "devcluster authority")])
@@ -56,6 +56,7 @@ class Authority:
 
     @property
     def cert_path(self) -> Path:
+        """The certificate of the authority."""
         return self.folder / "ca.crt"
 
     def _builder(
@@ -161,7 +162,7 @@ def api_server_hosts(place: Place) -> list[str]:
 
 def make_cluster_pki(folder: Path, place: Place, server: str, node_names: Sequence[str]) -> None:
     """Write the authority, the servers' certificates and the clients' kubeconfigs of a cluster."""
-    authority = Authority(folder, datetime.datetime.now(datetime.UTC))  # noqa: TID251 (certificates begin now)
+    authority = Authority(folder, dt.datetime.now(dt.UTC))  # noqa: TID251 (certificates begin now)
     authority.issue("etcd", "etcd", hosts=["localhost", "127.0.0.1"])
     authority.issue("kube-apiserver", "kube-apiserver", hosts=api_server_hosts(place))
     authority.issue("kubelet-client", "kube-apiserver-kubelet-client")

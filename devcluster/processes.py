@@ -39,9 +39,11 @@ class Home:
     folder: Path
 
     def record(self, component: str) -> Path:
+        """The file that says which process the component is."""
         return self.folder / "pids" / component
 
     def log(self, component: str) -> Path:
+        """The file with what the component has printed."""
         return self.folder / "logs" / f"{component}.log"
 
     def components(self) -> list[str]:

@@ -17,6 +17,10 @@ from devcluster.paths import locked, state_dir, written_whole
 SLOTS = 16
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?")
 FIRST_PORT, PORTS_PER_SLOT = 21000, 20
+PORTS = (
+    "kube-apiserver", "etcd", "etcd-peer", "kube-controller-manager", "kube-scheduler", "coredns",
+    "kuberay",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Place:
 
     @property
     def bridge(self) -> str:
+        """The bridge that the nodes are connected to."""
         return f"dvc{self.slot}"
 
     def link(self, node: int) -> str:
@@ -40,20 +45,25 @@ class Place:
 
     @property
     def node_network(self) -> str:
+        """The addresses of the nodes and, as the gateway, of the host."""
         return f"10.200.{self.slot}.0/24"
 
     def node_address(self, node: int) -> str:
+        """The address of a node."""
         return f"10.200.{self.slot}.{10 + node}"
 
     @property
     def pod_network(self) -> str:
+        """The addresses of all pods."""
         return f"10.{208 + self.slot}.0.0/16"
 
     def pod_network_of(self, node: int) -> str:
+        """The addresses of the pods of one node."""
         return f"10.{208 + self.slot}.{node}.0/24"
 
     @property
     def service_network(self) -> str:
+        """The addresses of Services."""
         return f"10.{224 + self.slot}.0.0/16"
 
     @property
@@ -63,9 +73,7 @@ class Place:
 
     def port(self, component: str) -> int:
         """The host port of a component that listens there."""
-        order = ("kube-apiserver", "etcd", "etcd-peer", "kube-controller-manager")
-        order += ("kube-scheduler", "coredns", "kuberay")
-        return FIRST_PORT + self.slot * PORTS_PER_SLOT + order.index(component)
+        return FIRST_PORT + self.slot * PORTS_PER_SLOT + PORTS.index(component)
 
 
 def _registry() -> Path:

@@ -173,9 +173,6 @@ class _Run:
         try:
             while self.waiting or self.running:
                 self.start_ready()
-                if not self.running:
-                    names = [step.name for step in self.waiting]
-                    raise DevclusterError(f"these steps wait for each other: {names}")
                 self.await_one()
         except BaseException:
             self.stop_all()
@@ -206,6 +203,9 @@ class _Run:
         self.ended.put(Outcome(step.name, time.monotonic() - began, cached, error))
 
     def await_one(self) -> None:
+        if not self.running:
+            names = [step.name for step in self.waiting]
+            raise DevclusterError(f"these steps wait for each other: {names}")
         try:
             outcome = self.ended.get(timeout=STILL_RUNNING_S)
         except queue.Empty:
