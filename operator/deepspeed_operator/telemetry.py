@@ -76,9 +76,16 @@ class _TextFormatter(logging.Formatter):
 
 @contextlib.asynccontextmanager
 async def serve_health(
-    port: int, *, is_alive: Callable[[], bool], is_ready: Callable[[], bool]
+    port: int,
+    *,
+    is_alive: Callable[[], bool],
+    is_ready: Callable[[], bool],
+    host: str | None = None,
 ) -> AsyncIterator[int]:
-    """Serve /healthz and /readyz during the block.  Yields the port; 0 chooses a free one."""
+    """Serve /healthz and /readyz during the block, on all addresses unless `host` names one.
+
+    Yields the port; 0 chooses a free one.
+    """
 
     def answer(holds: Callable[[], bool]) -> Callable[[web.Request], Any]:
         async def respond(_: web.Request) -> web.Response:
@@ -88,10 +95,10 @@ async def serve_health(
 
     app = web.Application()
     app.add_routes([web.get("/healthz", answer(is_alive)), web.get("/readyz", answer(is_ready))])
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, port=port, shutdown_timeout=1)
+        site = web.TCPSite(runner, host, port)
         await site.start()
         yield runner.addresses[0][1]
     finally:

@@ -28,6 +28,7 @@ DASHBOARD_PORT: Final = 8265
 """Where Ray's head serves its Jobs API."""
 MAX_STATUS_BYTES: Final = 64 * 1024
 MAX_MESSAGE_CHARS: Final = 2048
+MAX_QUOTE_BYTES: Final = 300
 DEADLINE_S: Final = 5.0
 MAX_CONNECTIONS: Final = 128
 MAX_CONNECTIONS_PER_HEAD: Final = 2
@@ -174,7 +175,9 @@ class HeadClient:
             ):
                 text = await _read_body(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = str(error) or f"no complete answer in {self._deadline_s:g} s"
+            # The text of a parser's error may hold what the head sent.
+            said = str(error).replace(head.token, "***") or "no complete answer in time"
+            reason = _quote(said.encode(errors="replace"))
             raise HeadUnreachable(f"the head at {head.ip} cannot be asked: {reason}") from error
         # A head that echoes its token must not bring it into logs and conditions.
         answer = _Answer(response.status, text.replace(head.token.encode(), b"***"))
@@ -220,5 +223,5 @@ def _read_object(answer: _Answer) -> Mapping[str, Any]:
 
 def _quote(body: bytes) -> str:
     """Return the start of an answer in a form that is harmless in logs and conditions."""
-    text = body[:500].decode(errors="replace")
+    text = body[:MAX_QUOTE_BYTES].decode(errors="replace")
     return "".join(char if char.isprintable() else " " for char in text).strip()

@@ -24,6 +24,9 @@ from deepspeed_operator.watch.store import Store
 from deepspeed_trainer.contract import Progress
 
 MAX_CONCURRENT_ASKS: Final = 64
+MAX_CONCURRENT_ASKS_OF_SILENT: Final = 16
+"""Heads that did not answer last time have a bound of their own, so that however many of them
+there are, they take no turn from those that do."""
 INTERVAL_S: Final = 1.0
 """Time between two asks in the first minute, when most happens."""
 LATER_INTERVAL_S: Final = 5.0
@@ -68,6 +71,7 @@ class HeadPoller:
         self._figures_interval_s = figures_interval_s
         self._interval_s = interval_s
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_ASKS)
+        self._slots_of_silent = asyncio.Semaphore(MAX_CONCURRENT_ASKS_OF_SILENT)
         self._followed: dict[JobKey, tuple[_Followed, asyncio.Task[None]]] = {}
 
     def follow(self, key: JobKey, job_uid: Uid, watch: HeadWatch) -> None:
@@ -98,7 +102,7 @@ class HeadPoller:
         began, told_at, silences = clock(), float("-inf"), 0
         told: RunFacts | None = None
         while True:
-            async with self._slots:
+            async with self._slots_of_silent if silences else self._slots:
                 found = await self._ask_safely(key, followed, told)
             figures_due = clock() - told_at >= self._figures_interval_s
             if _matters(told, found) or (figures_due and found != told):
