@@ -285,4 +285,8 @@ def _progress_is_due(view: View) -> bool:
     if written is None or written.updated_at is None:
         return run.progress.step > 0
     interval = timedelta(seconds=view.defaults.progress_interval_s)
-    return view.now - parse_time(written.updated_at) >= interval
+    if view.now - parse_time(written.updated_at) < interval:
+        return False
+    # A new operator, or a list of everything, looks at runs that have not moved since.
+    figures = derive_progress(run.progress, parse_time(written.updated_at))
+    return any(getattr(view.status, name) != value for name, value in figures.items())

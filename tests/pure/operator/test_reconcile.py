@@ -152,6 +152,13 @@ def test_progress_is_written_at_once_and_then_once_an_interval() -> None:
     assert progress.step == 12
 
 
+def test_figures_that_did_not_change_are_not_written_again() -> None:
+    job, facts = running(a_job())
+    facts = with_run(job, facts, RunState.RUNNING, step=5)
+    job = job.with_status(decide(job, facts, 1).status)
+    assert decide(job, facts, 3600).status is None
+
+
 def test_success_is_recorded_and_then_the_cluster_goes() -> None:
     job, facts = running(a_job(), step=3)
     facts = with_run(job, facts, RunState.SUCCEEDED, step=10)
