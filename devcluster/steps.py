@@ -187,7 +187,7 @@ class _Run:
             self.waiting.remove(step)
             shell = Shell(self.logs / f"{step.name.replace(' ', '-').replace('/', '-')}.log")
             shell.log_path.unlink(missing_ok=True)
-            thread = threading.Thread(target=self.perform, args=(step, shell), name=step.name)
+            thread = threading.Thread(target=self.perform, args=(step, shell), daemon=True)
             self.running[step.name] = (step, shell, time.monotonic(), thread)
             thread.start()
 
