@@ -27,24 +27,29 @@ class FakeHead:
     submitted: list[dict[str, object]] = field(default_factory=list)
     progress: dict[str, Progress] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    failures: int = 0
+    """How many of the next questions are answered by an error."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
+        if self.failures > 0:
+            self.failures -= 1
+            return web.Response(status=503)
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.Response(status=401)
+        if request.method == "POST":
+            return await self._submit(request)
         name = request.path.rsplit("/", 1)[-1]
         if request.path.startswith("/v1/progress/"):
             known = self.progress.get(name)
             return web.Response(text=known.to_json()) if known else web.Response(status=404)
-        if request.method == "POST" and request.path.endswith("/stop"):
-            return web.json_response({"stopped": True})
-        if request.method == "POST":
-            return await self._submit(request)
         if name not in self.jobs:
             return web.Response(status=404, text="no such job")
         return web.json_response({"status": self.jobs[name], "message": "as Ray says"})
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/stop"):
+            return web.json_response({"stopped": True})
         body = await request.json()
         if body["submission_id"] in self.jobs:
             return web.Response(status=500, text="Traceback: the id is taken")

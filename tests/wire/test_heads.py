@@ -174,6 +174,21 @@ async def test_a_silent_head_is_an_unknown_state_with_the_reason() -> None:
     assert run.error
 
 
+async def test_a_missed_answer_is_no_news_but_lasting_silence_is() -> None:
+    head = running()
+    async with polling(head) as polled:
+        polled.poller.follow(KEY, Uid(JOB_UID), WATCH)
+        await polled.wake_up()
+        head.failures = 2
+        await polled.until_asked(head, 5)
+        assert len(polled.inbox) == 0
+        head.failures = 1000
+        await polled.wake_up()
+        run = polled.run_of()
+    assert run is not None
+    assert (run.state, run.progress) == (RunState.UNKNOWN, STEP_1)
+
+
 async def test_a_hanging_head_delays_no_other() -> None:
     async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()

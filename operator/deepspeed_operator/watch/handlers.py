@@ -22,6 +22,8 @@ from deepspeed_operator.watch.store import Store
 CHUNK_SIZE: Final = 500
 REQUEST_TIMEOUT_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 10
+EXIT_TIMEOUT_S: Final = 0.2
+"""Handlers only put things into memory, so there is nothing to wait for at the end."""
 
 
 class _AllTasks(Collection["asyncio.Task[Any]"]):
@@ -54,6 +56,7 @@ def build_settings(namespaces: Sequence[str]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
+    settings.queueing.exit_timeout = EXIT_TIMEOUT_S
     settings.scanning.disabled = bool(namespaces)
     settings.watching.chunk_size = CHUNK_SIZE
     settings.networking.request_timeout = REQUEST_TIMEOUT_S

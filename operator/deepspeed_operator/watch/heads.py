@@ -31,6 +31,8 @@ INTERVAL_S: Final = 1.0
 """Time between two asks in the first minute, when most happens."""
 LATER_INTERVAL_S: Final = 5.0
 FIRST_MINUTE_S: Final = 60.0
+SILENCES_UNTIL_TOLD: Final = 3
+"""A head that was heard before may miss an answer or two; that is no news yet."""
 SILENT_INTERVAL_S: Final = 20.0
 """A head that did not answer is asked ever more rarely, down to this."""
 
@@ -104,12 +106,13 @@ class HeadPoller:
         while True:
             async with self._slots_of_silent if silences else self._slots:
                 found = await self._ask_safely(key, followed, told)
+            silences = silences + 1 if found.state is RunState.UNKNOWN else 0
             figures_due = clock() - told_at >= self._figures_interval_s
-            if _matters(told, found) or (figures_due and found != told):
+            is_news = _matters(told, found) or (figures_due and found != told)
+            if is_news and (told is None or silences in (0, SILENCES_UNTIL_TOLD)):
                 told, told_at = found, clock()
                 self._store.put_run(key, found)
                 self._inbox.add(key)
-            silences = silences + 1 if found.state is RunState.UNKNOWN else 0
             await asyncio.sleep(self._derive_pause_s(clock() - began, silences))
 
     def _derive_pause_s(self, age_s: float, silences: int) -> float:
