@@ -35,11 +35,13 @@ def parse_args() -> argparse.Namespace:
         default=os.environ.get("DSJOB_CHECKPOINT_DIR", "checkpoints"),
         help="saves go here, and a run continues from the last one; shared by all nodes",
     )
-    parser.add_argument("--save-interval", type=int, default=20, help="steps between two saves")
+    parser.add_argument("--save-interval", type=int, default=8, help="steps between two saves")
     parser.add_argument("--steps", type=int, help="default: total_num_steps of the scheduler")
     parser.add_argument("--held-out", type=int, default=1024, help="pairs to evaluate on")
     parser.add_argument("--eval-batch-size", type=int, default=64, help="pairs per rank")
     parser.add_argument("--max-length", type=int, default=32, help="tokens of word and gloss")
+    # So few steps learn more without dropout than with it.
+    parser.add_argument("--dropout", type=float, default=0.0, help="in the hidden layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--shuffle-labels",
@@ -186,7 +188,12 @@ def main() -> None:
     logging.disable_progress_bar()
     args = parse_args()
     torch.manual_seed(args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=2)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        args.model,
+        num_labels=2,
+        hidden_dropout_prob=args.dropout,
+        attention_probs_dropout_prob=args.dropout,
+    )
     engine, *_ = deepspeed.initialize(args=args, model=model, model_parameters=model.parameters())
     require_zero3(engine)
     pairs = load_pairs(args)
