@@ -53,6 +53,8 @@ def describe_own_files(folder: Path, rank: int) -> tuple[ManifestFile, ...]:
     Raises:
         OSError: a file vanished or cannot be read.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is gone")
     return tuple(
         ManifestFile(
             path=path.relative_to(folder).as_posix(),

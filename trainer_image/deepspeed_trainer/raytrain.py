@@ -45,8 +45,10 @@ def preload() -> None:
 
 def train(contract: RunContract) -> RayVerdict:
     """Run the attempt's ranks to their end."""
-    from ray.exceptions import ActorDiedError, RayActorError  # noqa: PLC0415  after set_ray_env
-    from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415
+    from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415  after set_ray_env
+    from ray.train.v2._internal.exceptions import (  # noqa: PLC0415  Ray has no public name for it
+        WorkerHealthCheckFailedError,
+    )
 
     try:
         build_trainer(contract).fit()
@@ -55,7 +57,7 @@ def train(contract: RunContract) -> RayVerdict:
         lost = {
             rank: _first_line(failure)
             for rank, failure in failures.items()
-            if isinstance(failure, RayActorError | ActorDiedError)
+            if isinstance(failure, WorkerHealthCheckFailedError)
         }
         others = [failure for rank, failure in failures.items() if rank not in lost]
         return RayVerdict(lost, _first_line(others[0]) if others else None)
@@ -111,6 +113,5 @@ def _ray_folder(contract: RunContract) -> Path:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    last = text.splitlines()[-1] if text else type(error).__name__
-    return f"{type(error).__name__}: {last}"[:1000]
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:1000]

@@ -1,6 +1,7 @@
 """When ranks may start, must stop and may leave; and how an attempt is judged."""
 
 import pytest
+
 from deepspeed_trainer.attempt import SETTLE_S, Attempt
 from deepspeed_trainer.contract import Cause, Entrypoint, Failure, Progress, RunPhase
 from deepspeed_trainer.saves import Save

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+
 from deepspeed_trainer import contract
 from deepspeed_trainer.contract import Cause, ContractError, RunContract
 from tests.pure.deepspeed_trainer.makers import a_contract

@@ -1,6 +1,7 @@
 """The first cause is named, consequences are counted."""
 
 import pytest
+
 from deepspeed_trainer.contract import Cause
 from deepspeed_trainer.failures import (
     RankEnd,
@@ -16,6 +17,7 @@ def traceback_of(line: str) -> tuple[str, ...]:
     return ("step 3", "Traceback (most recent call last):", frame, line)
 
 
+PYTHON = traceback_of("ValueError: x")
 GLOO = traceback_of(
     "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer"
 )
@@ -39,7 +41,7 @@ CASES: dict[str, tuple[list[RankEnd], Cause, int, str]] = {
     ),
     "a segmentation fault is a signal": ([an_end(0, -11)], Cause.SIGNAL, 0, "SIGSEGV"),
     "the program's error goes before gloo's, whoever came first": (
-        [an_end(0, 1, order=0, tail=GLOO), an_end(3, 1, order=1, tail=traceback_of("ValueError: x"))],
+        [an_end(0, 1, order=0, tail=GLOO), an_end(3, 1, order=1, tail=PYTHON)],
         Cause.USER_ERROR, 3, "ValueError: x",
     ),
     "NCCL's error is a consequence too": (
@@ -52,7 +54,7 @@ CASES: dict[str, tuple[list[RankEnd], Cause, int, str]] = {
         Cause.SIGNAL, 1, "SIGKILL",
     ),
     "of equals the first to come is named": (
-        [an_end(0, 1, order=1, tail=traceback_of("ValueError: a")),
+        [an_end(0, 1, order=1, tail=PYTHON),
          an_end(1, 1, order=0, tail=traceback_of("ValueError: b"))],
         Cause.USER_ERROR, 1, "ValueError: b",
     ),
@@ -92,7 +94,8 @@ CASES: dict[str, tuple[list[RankEnd], Cause, int, str]] = {
         Cause.POD_LOST, 1, "supervisor is gone",
     ),
     "a rank that left early explains gloo's errors": (
-        [an_end(0, 0, order=0, steps=4, begun=4), an_end(1, 1, order=1, steps=4, begun=5, tail=GLOO)],
+        [an_end(0, 0, order=0, steps=4, begun=4),
+         an_end(1, 1, order=1, steps=4, begun=5, tail=GLOO)],
         Cause.EARLY_EXIT, 0, "rank 1 went on",
     ),
     "a rank that left early does not explain the program's own error": (

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from deepspeed_trainer.contract import ContractError, Manifest
 from tests.pure.deepspeed_trainer.makers import a_manifest
 

@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+
 from deepspeed_trainer.meter import WINDOW, Meter, format_decimal
 from deepspeed_trainer.progress import DECIMAL
 

@@ -1,9 +1,13 @@
 """Progress is read from a hostile head: nothing unbounded gets through."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from deepspeed_trainer.contract import (
     Cause,
     ContractError,
@@ -15,8 +19,6 @@ from deepspeed_trainer.contract import (
     SavedCheckpoint,
 )
 from deepspeed_trainer.progress import bound_tail
-from hypothesis import given
-from hypothesis import strategies as st
 
 FULL = Progress(
     submission_id="bert-a2",
@@ -63,7 +65,11 @@ HOSTILE: dict[str, tuple[list[Any], Any, str]] = {
     "a step beyond any": (["step"], 10**30, "progress.step"),
     "a loss that is a program": (["loss"], "$(reboot)", "progress.loss"),
     "a loss without end": (["loss"], "9" * 100, "progress.loss"),
-    "too many metrics": (["metrics"], [{"name": str(i), "value": "1"} for i in range(21)], "metrics"),
+    "too many metrics": (
+        ["metrics"],
+        [{"name": str(i), "value": "1"} for i in range(21)],
+        "metrics",
+    ),
     "a metric twice": (["metrics"], [{"name": "a", "value": "1"}] * 2, "progress.metrics"),
     "a metric without a name": (["metrics"], [{"name": "", "value": "1"}], r"metrics\[0\].name"),
     "a metric's long name": (["metrics"], [{"name": "a" * 129, "value": "1"}], "name"),
@@ -102,10 +108,8 @@ def test_nesting_without_end_is_refused() -> None:
 
 @given(st.binary(max_size=300) | st.text(max_size=300))
 def test_no_bytes_raise_anything_else(noise: bytes | str) -> None:
-    try:
+    with suppress(ContractError):
         Progress.from_json(noise)
-    except ContractError:
-        pass
 
 
 JSON = st.recursive(
@@ -118,10 +122,8 @@ JSON = st.recursive(
 @given(st.sampled_from(sorted(json.loads(FULL.to_json()))), JSON)
 def test_no_value_in_any_field_raises_anything_else(name: str, value: Any) -> None:
     plain = json.loads(FULL.to_json()) | {name: value}
-    try:
+    with suppress(ContractError):
         Progress.from_json(json.dumps(plain))
-    except ContractError:
-        pass
 
 
 @given(st.lists(st.text(max_size=3000), max_size=60))

@@ -1,0 +1,40 @@
+"""Train loops for the function entrypoint."""
+
+import os
+
+import deepspeed
+import ray.train
+import torch
+import torch.distributed as dist
+
+
+def report_and_exit(config: dict) -> None:
+    assert dist.get_world_size() == 2
+    assert config == {"from": "config"}
+    ray.train.report({"accuracy": 0.5, "note": "text is no figure"})
+    raise SystemExit(0)
+
+
+def without_argument() -> str:
+    return "done"
+
+
+def fail_on_rank_1() -> None:
+    if dist.get_rank() == 1:
+        raise KeyError("told to fail")
+    dist.barrier()
+
+
+def train_with_deepspeed() -> None:
+    net = torch.nn.Linear(16, 16)
+    engine, *_ = deepspeed.initialize(
+        model=net,
+        model_parameters=net.parameters(),
+        config=os.environ["DSJOB_DEEPSPEED_CONFIG"],
+    )
+    for _ in range(4):
+        x = torch.randn(4, 16)
+        loss = ((engine(x) - x) ** 2).mean()
+        engine.backward(loss)
+        engine.step()
+    engine.save_checkpoint(os.environ["DSJOB_CHECKPOINT_DIR"])

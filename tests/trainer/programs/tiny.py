@@ -1,0 +1,69 @@
+"""A DeepSpeed program as people write them; it knows nothing of the trainer.
+
+It may be told to end in some way after some step of its first start (--end RANK:HOW:STEP).
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--local_rank", type=int)
+parser.add_argument("--steps", type=int, default=12)
+parser.add_argument("--save-every", type=int, default=5)
+parser.add_argument("--tag", default="step{}")
+parser.add_argument("--end", default="-1:never:0")
+parser.add_argument("--optimizer-step", action="store_true")
+deepspeed.add_config_arguments(parser)
+args = parser.parse_args()
+rank, how, at = args.end.split(":")
+
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))
+engine, optimizer, _, _ = deepspeed.initialize(
+    args=args, model=net, model_parameters=net.parameters()
+)
+folder = Path(os.environ["DSJOB_CHECKPOINT_DIR"])
+path, state = engine.load_checkpoint(str(folder))
+start = (state or {}).get("step", 0)
+names = (
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE LOCAL_SIZE CROSS_RANK CROSS_SIZE "
+    "OMP_NUM_THREADS DS_ACCELERATOR DSJOB_ATTEMPT DSJOB_RUN"
+).split()
+said = {name: os.environ[name] for name in names}
+said |= {
+    "argv": sys.argv[1:],
+    "cwd": str(Path.cwd()),
+    "start": start,
+    "rank_count": torch.distributed.get_world_size(),
+}
+print(json.dumps(said), flush=True)
+
+
+def end_here(step: int) -> None:
+    """End as told, on the first start alone."""
+    if int(rank) != engine.global_rank or int(at) != step or os.environ["DSJOB_ATTEMPT"] != "1":
+        return
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "raise":
+        raise ValueError("told to fail")
+    if how == "leave":
+        os._exit(0)
+
+
+for step in range(start + 1, args.steps + 1):
+    x = torch.randn(4, 32)
+    loss = ((engine(x) - x) ** 2).mean()
+    engine.backward(loss)
+    optimizer.step() if args.optimizer_step else engine.step()
+    if step % args.save_every == 0:
+        engine.save_checkpoint(str(folder), tag=args.tag.format(step), client_state={"step": step})
+    end_here(step)
+engine.monitor.write_events([("Eval/accuracy", 0.75, engine.global_samples)])

@@ -1,0 +1,44 @@
+"""A train loop as a function, in Ray Train's own workers."""
+
+from pathlib import Path
+
+from deepspeed_trainer.contract import Cause, Metric, RunPhase
+from tests.trainer.attempts import Job
+from tests.trainer.raycluster import RayCluster
+
+
+def test_reported_figures_are_shown_and_exit_0_is_success(
+    cluster: RayCluster, storage: Path
+) -> None:
+    outcome = Job(cluster, storage).run(1, "loops:report_and_exit")
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log
+    assert outcome.progress.metrics == (Metric("accuracy", "0.5"),)
+
+
+def test_a_function_may_take_no_argument(cluster: RayCluster, storage: Path) -> None:
+    outcome = Job(cluster, storage).run(1, "loops:without_argument")
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log
+
+
+def test_an_error_on_one_rank_is_the_cause(cluster: RayCluster, storage: Path) -> None:
+    outcome = Job(cluster, storage).run(1, "loops:fail_on_rank_1")
+    failure = outcome.progress.failure
+    assert failure is not None
+    assert (failure.cause, failure.rank) == (Cause.USER_ERROR, 1)
+    assert "told to fail" in failure.message
+
+
+def test_a_missing_function_is_an_import_that_failed(cluster: RayCluster, storage: Path) -> None:
+    failure = Job(cluster, storage).run(1, "loops:no_such_function").progress.failure
+    assert failure is not None
+    assert failure.cause is Cause.IMPORT_FAILED
+
+
+def test_deepspeed_in_a_function_is_seen_and_its_saves_are_committed(
+    cluster: RayCluster, storage: Path
+) -> None:
+    outcome = Job(cluster, storage).run(1, "loops:train_with_deepspeed")
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log
+    assert outcome.progress.step == 4
+    assert outcome.progress.checkpoint is not None
+    assert outcome.progress.checkpoint.tag == "global_step4"
