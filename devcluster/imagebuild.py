@@ -147,7 +147,6 @@ def is_built(recipe: Recipe) -> bool:
 
 def make_image(shell: Shell, recipe: Recipe) -> None:
     """Build one image and put it into the layout."""
-    _require_root()
     key = recipe.key()
     arguments = {
         **recipe.arguments,
@@ -161,10 +160,10 @@ def make_image(shell: Shell, recipe: Recipe) -> None:
     rules = ignorefile.ignore_file(recipe.file, recipe.context)
     if rules is not None:
         words += ["--ignorefile", rules]
-    with lent(recipe.mounts) as loans:
+    with building(shell), lent(recipe.mounts) as loans:
         common = ["bud", "--layers", "--format", "oci", *_isolation(), *loans]
         shell.run([*buildah(), *common, *words, recipe.context])
-    export(shell, recipe.tag, key)
+        export(shell, recipe.tag, key)
 
 
 def _isolation() -> list[str]:
@@ -178,10 +177,7 @@ def export(shell: Shell, tag: str, key: str) -> None:
     Layers stay uncompressed: packing and unpacking them takes far longer than the disk.
     """
     images.layout().mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.NamedTemporaryFile("r") as digest_file,
-        locked(images.layout().with_suffix(".lock")),
-    ):
+    with tempfile.NamedTemporaryFile("r") as digest_file:
         push = ["push", "--disable-compression", "--digestfile", digest_file.name]
         shell.run([*buildah(), *push, tag, f"oci:{images.layout()}:{tag}"])
         fingerprint = digest_file.read().strip()
@@ -190,8 +186,7 @@ def export(shell: Shell, tag: str, key: str) -> None:
 
 def make_debian(shell: Shell, base: Base) -> None:
     """Make the base image: Debian's minimal set and Python."""
-    _require_root()
-    with working_container(shell, "scratch") as (container, root):
+    with building(shell), working_container(shell, "scratch") as (container, root):
         include = f"--include={','.join(base.packages)}"
         archive = debian_archive()
         shell.run(["debootstrap", "--variant=minbase", include, versions.DEBIAN, root, archive])
@@ -203,8 +198,8 @@ def make_debian(shell: Shell, base: Base) -> None:
 
 def make_builder(shell: Shell, base: Base) -> None:
     """Make the second base image: the first one and a compiler."""
-    _require_root()
     with (
+        building(shell),
         working_container(shell, BASES[base.below].tag) as (container, root),
         tempfile.NamedTemporaryFile("w") as sources,
     ):
@@ -234,9 +229,23 @@ def _commit(shell: Shell, container: str, base: Base) -> None:
 
 
 @contextmanager
+def building(shell: Shell) -> Iterator[None]:
+    """Have buildah's storage to oneself; first removes what an interrupted build left there."""
+    if not is_root():
+        raise Missing("Building images needs root.")
+    storage().mkdir(parents=True, exist_ok=True)
+    with locked(_lock()):
+        shell.run([*buildah(), "rm", "--all"])
+        yield
+
+
+def _lock() -> Path:
+    return cache_dir() / "build.lock"
+
+
+@contextmanager
 def working_container(shell: Shell, image: str) -> Iterator[tuple[str, Path]]:
     """A container to work in: its name and its root folder."""
-    storage().mkdir(parents=True, exist_ok=True)
     container = shell.output([*buildah(), "from", image]).strip()
     try:
         yield container, Path(shell.output([*buildah(), "mount", container]).strip())
@@ -296,12 +305,7 @@ def prune() -> int:
         raise WrongUse(f"Clusters {', '.join(names)} use the images: end them first.")
     folder = cache_dir() / "images"
     before = shutil.disk_usage(cache_dir()).free
-    with locked(cache_dir() / "images.lock"):
+    with locked(_lock()):
         subprocess.run([*buildah(), "rm", "--all"], capture_output=True, check=False)
         remove(folder)
     return shutil.disk_usage(cache_dir()).free - before
-
-
-def _require_root() -> None:
-    if not is_root():
-        raise Missing("Building images needs root.")

@@ -17,11 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from devcluster import images
-from devcluster.errors import StepFailed
+from devcluster.errors import Missing, StepFailed
 from devcluster.images import Image
 from devcluster.node import PAUSE_IMAGE, is_listening
 from devcluster.ociarchive import write_program_image
-from devcluster.paths import SOURCE, cache_dir, digest, locked, remove, run_dir, written_whole
+from devcluster.paths import (
+    SOURCE,
+    cache_dir,
+    digest,
+    is_root,
+    locked,
+    remove,
+    run_dir,
+    written_whole,
+)
 from devcluster.steps import Shell
 
 SNAPSHOTS = "io.containerd.snapshotter.v1.overlayfs"
@@ -51,7 +60,9 @@ def held(root: Path) -> dict[str, str]:
 
 
 def add_to_template(shell: Shell, wanted: Sequence[Image]) -> None:
-    """Unpack those images into the template that it does not hold yet."""
+    """Unpack those images into the template that it does not hold yet. Raises: Missing."""
+    if not is_root():
+        raise Missing("Unpacking images for nodes needs root.")
     with locked(_lock()):
         missing = [i for i in wanted if held(template()).get(i.reference) != i.fingerprint]
         if missing:
