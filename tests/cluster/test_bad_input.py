@@ -22,7 +22,7 @@ from tests.support.audit import AuditLog
 from tests.support.eventually import eventually
 from tests.support.hands import ROOM, Behaviour, Hands, make_nodes, waits_for
 from tests.support.installed import ROOT, HostOperator, operator_on_host
-from tests.support.jobs import CLUSTERS, LiveJob, home_of_jobs, small_job
+from tests.support.jobs import CLUSTERS, PODS, LiveJob, home_of_jobs, small_job
 from tests.support.kube import Kube, condition, kube_of
 from tests.support.without_kuberay import plain_cluster
 from tools.install import install_chart
@@ -210,14 +210,14 @@ def try_case(name: str, case: Case, job: LiveJob, audit: AuditLog) -> Row:
     row = Row(name, case.reason, said_s - began_s, 0, ready["message"])
     row.failed = job.condition("Failed")["status"] == "True"
     if row.failed:
-        eventually(lambda: not job.children("pod"), f"{name}: its pods are gone", within_s=120)
+        eventually(lambda: not job.children(PODS), f"{name}: its pods are gone", within_s=120)
         row.seconds_to_no_pods = time.monotonic() - said_s
     row.pods_created = count_pods(audit, job.namespace, mark)
     return row
 
 
 def shows_trouble(job: LiveJob) -> bool:
-    statuses = [pod.get("status", {}) for pod in job.children("pod")]
+    statuses = [pod.get("status", {}) for pod in job.children(PODS)]
     return any(
         "waiting" in container["state"]
         for status in statuses
@@ -308,7 +308,7 @@ def test_a_waiting_job_starts_by_itself_when_kuberay_comes(early: LiveJob) -> No
     [definition] = [
         found
         for path in kuberay_crds().glob("*.json")
-        if (found := json.loads(path.read_text()))["metadata"]["name"] == CLUSTERS
+        if (found := json.loads(path.read_text()))["metadata"]["name"] == "rayclusters.ray.io"
     ]
     early.cluster.control_plane.api().create(definition)
     eventually(lambda: early.children(CLUSTERS), "its RayCluster is made", within_s=120)

@@ -19,7 +19,7 @@ from tests.support.eventually import eventually
 from tests.support.hands import Hands, ends_with, runs, waits_for
 from tests.support.head import Head
 from tests.support.installed import USER, HostOperator, operator_on_host
-from tests.support.jobs import CLUSTERS, LiveJob, home_of_jobs, small_job
+from tests.support.jobs import CLUSTERS, PODS, SECRETS, LiveJob, home_of_jobs, small_job
 from tests.support.kube import Kube, condition
 
 DEFAULT_PROGRESS_INTERVAL = {"DSJOB_PROGRESS_INTERVAL_SECONDS": "30"}
@@ -82,7 +82,7 @@ def story(
         hands.play(namespace, on_submission=lambda run: run.go_on(7, loss="0.25", **figures))
         job, head = start(cluster, hands, namespace, "quiet")
         seen = {
-            "secrets": job.children("secret"),
+            "secrets": job.children(SECRETS),
             "clusters": job.children(CLUSTERS),
             "running": job.await_condition("Running"),
         }
@@ -177,7 +177,7 @@ def test_deleting_a_running_job_takes_its_children_and_ends_all_writing(
     job, _ = start(cluster, hands, home, "dropped")
     mark = audit.end()
     job.kube.delete("deepspeedjobs.dsjob.dev", "dropped", home)
-    for kind in (CLUSTERS, "secret", "pod"):
+    for kind in (CLUSTERS, SECRETS, PODS):
         eventually(lambda kind=kind: not job.children(kind), f"no {kind} of the job is left")
     start(cluster, hands, elsewhere, "after-dropped")
     assert writes_in(audit, home, mark) == []
@@ -259,8 +259,8 @@ def test_a_token_that_is_not_ours_is_a_condition_and_no_run(
 ) -> None:
     hands.play(home, waits_for("ContainerCreating", ""), job="foreign")
     job = LiveJob(cluster, small_job(home, "foreign")).apply()
-    eventually(lambda: job.children("pod"), "KubeRay has made pods")
-    [secret] = job.children("secret")
+    eventually(lambda: job.children(PODS), "KubeRay has made pods")
+    [secret] = job.children(SECRETS)
     forged = {"stringData": {"auth_token": "somebody-elses"}}
     job.kube.patch("secret", secret["metadata"]["name"], forged, home)
     hands.play(home, runs, job="foreign")

@@ -105,9 +105,13 @@ class Hands:
             f"RayCluster {raycluster} has a head",
         )
 
-    def heads_in(self, namespace: str) -> list[Head]:
-        """Every head that this namespace ever had, those that are gone included."""
-        return [head for pod, head in list(self._heads.values()) if _namespace(pod) == namespace]
+    def heads_of_job(self, namespace: str, job: str) -> list[Head]:
+        """Every head that a job ever had, those that are gone included."""
+        return [
+            head
+            for pod, head in list(self._heads.values())
+            if (_namespace(pod), pod["metadata"]["labels"].get(JOB_LABEL)) == (namespace, job)
+        ]
 
     def pods(self, namespace: str, raycluster: str) -> list[Object]:
         """The pods of a RayCluster as they are now."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from devcluster.cluster import Cluster
-from devcluster.errors import Refused
 from tests.support.eventually import eventually
 from tests.support.kube import Kube, condition, kube_of
 
 Object = dict[str, Any]
-CLUSTERS = "rayclusters.ray.io"
+CLUSTERS, PODS, SECRETS = "rayclusters", "pods", "secrets"
+ROOTS = {CLUSTERS: "/apis/ray.io/v1", PODS: "/api/v1", SECRETS: "/api/v1"}
 
 
 def small_job(namespace: str, name: str, **spec: Any) -> Object:
@@ -104,16 +104,9 @@ class LiveJob:
 
         return eventually(look, f"{self.name}: attempt {number} is {state}", within_s=120)
 
-    def children(self, kind: str) -> list[Object]:
+    def children(self, plural: str) -> list[Object]:
         """Objects of a kind that carry this job's label."""
-        return self.kube.list(kind, self.namespace, f"dsjob.dev/job-name={self.name}")
-
-    def is_there(self) -> bool:
-        """Whether the API server still has the job."""
-        try:
-            self.read()
-        except Refused as refusal:
-            if refusal.status == 404:
-                return False
-            raise
-        return True
+        where = f"{ROOTS[plural]}/namespaces/{self.namespace}/{plural}"
+        selector = f"labelSelector=dsjob.dev/job-name={self.name}"
+        found: list[Object] = self.cluster.control_plane.api().get(f"{where}?{selector}")["items"]
+        return found

@@ -1,10 +1,11 @@
 """Stands between the operator and the API server, counts its writes, and strikes after one of them.
 
     with ApiProxy(cluster, folder) as proxy:
-        proxy.strike_after(3, operator.kill)
+        proxy.strike_after(3, operator.kill, about="a-job")
 
-The third write reaches the API server and is answered; then `operator.kill` is called, and only
-then, if anybody still listens, is the answer passed on. TLS on both legs; tokens pass through.
+The third write about that job reaches the API server and is answered; then `operator.kill` is
+called, and only then, if anybody still listens, is the answer passed on. TLS on both legs; tokens
+pass through.
 """
 
 import asyncio
@@ -42,6 +43,7 @@ class ApiProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._port = 0
+        self._about = b""
         self._written = 0
         self._strike_at = 0
         self._strike: Callable[[], None] = lambda: None
@@ -51,8 +53,9 @@ class ApiProxy:
         """The address for a kubeconfig."""
         return f"https://127.0.0.1:{self._port}"
 
-    def strike_after(self, writes: int, strike: Callable[[], None]) -> None:
-        """Count anew, and call `strike` once after that many accepted writes; 0 for never."""
+    def strike_after(self, writes: int, strike: Callable[[], None], *, about: str) -> None:
+        """Count anew what names `about`, and call `strike` after that many accepted writes."""
+        self._about = about.encode()
         self._written, self._strike_at, self._strike = 0, writes, strike
 
     def redirect(self, kubeconfig: dict[str, Any]) -> dict[str, Any]:
@@ -96,17 +99,22 @@ class ApiProxy:
             await runner.cleanup()
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
         async with self._session.request(
             request.method,
             self._upstream + request.raw_path,
             headers=_end_to_end(request.headers),
-            data=await request.read(),
+            # Even an empty body would be sent with a type, which the API server refuses.
+            data=body or None,
+            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             allow_redirects=False,
         ) as answer:
-            if request.method not in READS:
-                await answer.read()
+            headers = _end_to_end(answer.headers)
+            if request.method not in READS and self._about in request.raw_path.encode() + body:
+                whole = await answer.read()
                 self._count(answer.status)
-            response = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
+                return web.Response(status=answer.status, headers=headers, body=whole)
+            response = web.StreamResponse(status=answer.status, headers=headers)
             await response.prepare(request)
             async for part in answer.content.iter_any():
                 await response.write(part)
