@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv/bin
-GENERATED := crds charts/deepspeed-operator/crds docs/api.md
+GENERATED := crds charts/deepspeed-operator/crds docs/api.md tests/data
 TESTS := tests/pure tests/wire tests/cluster tests/node
 
 .PHONY: help
