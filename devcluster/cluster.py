@@ -181,10 +181,8 @@ def build_steps(options: Options) -> list[Step]:
     steps = build.control_plane_steps()
     if options.nodes:
         steps.append(build.package_step(NODE_PACKAGES))
-        pause = Step(
-            "pause image", imagestore.build_pause, ("debian packages",), imagestore.has_pause
-        )
-        steps.append(pause)
+        there = imagestore.pause_archive().exists
+        steps.append(Step("pause image", imagestore.build_pause, ("debian packages",), there))
     return steps
 
 
@@ -232,14 +230,18 @@ def start_steps(cluster: Cluster, pictures: Sequence[images.Image]) -> list[Step
     steps[1] = Step("api server", plane.start_api, ("certificates", "network"))
     steps += [
         Step("network", lambda shell: make_network(shell, cluster)),
-        Step("images", lambda shell: imagestore.add_to_template(shell, pictures)),
         Step("dns", plane.start_dns, ("access and storage",)),
     ]
+    pause = images.from_archive(imagestore.pause_archive())
     for node in cluster.nodes:
-        runtime, kubelet = f"{node.name} runtime", f"{node.name}"
-        steps.append(Step(runtime, partial(start_runtime, node=node), ("network", "images")))
+        runtime = f"{node.name} runtime"
+        fill = partial(load_all, node=node, pictures=[pause, *pictures])
         ready = partial(start_kubelet, node=node, api_of=plane.api)
-        steps.append(Step(kubelet, ready, ("api server", runtime)))
+        steps += [
+            Step(runtime, node.start_runtime, ("network",)),
+            Step(f"{node.name} images", fill, (runtime,)),
+            Step(node.name, ready, ("api server", runtime)),
+        ]
     return steps
 
 
@@ -257,10 +259,10 @@ def make_network(shell: Shell, cluster: Cluster) -> None:
         network.attach_node(shell, cluster.name, cluster.place, node.index, node.count)
 
 
-def start_runtime(shell: Shell, node: Node) -> None:
-    """Give the node its images and start its containerd."""
-    imagestore.seed(node.images)
-    node.start_runtime(shell)
+def load_all(shell: Shell, node: Node, pictures: Sequence[images.Image]) -> None:
+    """Give images to a node; those that it holds already are left out."""
+    for picture in pictures:
+        imagestore.load(shell, node.socket, node.images, picture)
 
 
 def start_kubelet(shell: Shell, node: Node, api_of: Callable[[], ApiClient]) -> None:
@@ -296,11 +298,10 @@ def load_images(cluster: Cluster, pictures: Sequence[images.Image], *, quiet: bo
     """Give images to the nodes of a running cluster; those that they hold already are left out."""
     steps = []
     for node in cluster.nodes:
-        for picture in pictures:
-            load = partial(imagestore.load, socket=node.socket, root=node.images, image=picture)
-            held = imagestore.held(node.images).get(picture.reference) == picture.fingerprint
-            name = f"{picture.reference} to {node.name}"
-            steps.append(Step(name, load, done=partial(bool, held), lane=node.name))
+        held = imagestore.held(node.images)
+        lacking = [p for p in pictures if held.get(p.reference) != p.fingerprint]
+        fill = partial(load_all, node=node, pictures=lacking)
+        steps.append(Step(f"{node.name} images", fill, done=partial(bool, not lacking)))
     run_steps(steps, logs=cluster.folder / "logs" / "steps", quiet=quiet)
 
 

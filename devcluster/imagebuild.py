@@ -97,18 +97,21 @@ def _fingerprint(base: str) -> str:
 
 
 def _base_record(base: Base) -> Path:
-    return storage() / f"devcluster-{digest(base.tag, base.key())}"
-
-
-def storage() -> Path:
-    """The folder of buildah: layers of all images and of their stages."""
-    return cache_dir() / "images" / "buildah"
+    return images.storage() / f"devcluster-{digest(base.tag, base.key())}"
 
 
 def buildah() -> list[str | Path]:
     """The words that start buildah on our own storage, apart from the user's."""
     run_root = run_dir() / ".buildah"
-    return ["buildah", "--root", storage(), "--runroot", run_root, "--storage-driver", "overlay"]
+    return [
+        "buildah",
+        "--root",
+        images.storage(),
+        "--runroot",
+        run_root,
+        "--storage-driver",
+        "overlay",
+    ]
 
 
 def base_steps(kinds: Sequence[str]) -> list[Step]:
@@ -146,7 +149,7 @@ def is_built(recipe: Recipe) -> bool:
 
 
 def make_image(shell: Shell, recipe: Recipe) -> None:
-    """Build one image and put it into the layout."""
+    """Build one image and record what it was built from."""
     key = recipe.key()
     arguments = {
         **recipe.arguments,
@@ -163,25 +166,13 @@ def make_image(shell: Shell, recipe: Recipe) -> None:
     with building(shell), lent(recipe.mounts) as loans:
         common = ["bud", "--layers", "--format", "oci", *_isolation(), *loans]
         shell.run([*buildah(), *common, *words, recipe.context])
-        export(shell, recipe.tag, key)
+        image_id = shell.output([*buildah(), "images", "--quiet", "--no-trunc", recipe.tag])
+        images.remember(Image(recipe.tag, image_id.strip().removeprefix("sha256:")), key)
 
 
 def _isolation() -> list[str]:
     # crun, which buildah prefers, refuses machines that have both versions of control groups.
     return ["--isolation", "oci", "--runtime", "/usr/sbin/runc", "--network", "host"]
-
-
-def export(shell: Shell, tag: str, key: str) -> None:
-    """Copy an image from buildah's storage to the layout, without what is there already.
-
-    Layers stay uncompressed: packing and unpacking them takes far longer than the disk.
-    """
-    images.layout().mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("r") as digest_file:
-        push = ["push", "--disable-compression", "--digestfile", digest_file.name]
-        shell.run([*buildah(), *push, tag, f"oci:{images.layout()}:{tag}"])
-        fingerprint = digest_file.read().strip()
-    images.remember(Image(tag, fingerprint), key)
 
 
 def make_debian(shell: Shell, base: Base) -> None:
@@ -233,7 +224,7 @@ def building(shell: Shell) -> Iterator[None]:
     """Have buildah's storage to oneself; first removes what an interrupted build left there."""
     if not is_root():
         raise Missing("Building images needs root.")
-    storage().mkdir(parents=True, exist_ok=True)
+    images.storage().mkdir(parents=True, exist_ok=True)
     with locked(_lock()):
         shell.run([*buildah(), "rm", "--all"])
         yield

@@ -1,66 +1,81 @@
-"""What an image is to us: a name, a fingerprint, and a way to feed it to a containerd.
+"""What an image is to us: a name, a fingerprint, and where its layers are.
 
-Images that we build lie in one folder in OCI layout, so that layers common to several of them are
-there once; they are fed as a stream that holds only what the receiver lacks. Archives made by
-others are fed as they are.
+Images that we build stay where buildah has them: unpacked layers, one folder each, which nodes use
+in place. Archives made by others are known by the path of their file.
 """
 
-import io
 import json
 import tarfile
-from collections.abc import Set as AbstractSet
+from base64 import b64encode
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote
 
 from devcluster.errors import WrongUse
 from devcluster.paths import cache_dir, digest, written_whole
-
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image that can be given to nodes.
 
-    archive: a tar file; None for one of ours, which is then found by its manifest's digest.
+    fingerprint: of one of ours the id, without "sha256:"; of an archive any text that changes with
+    its content. archive: the path of a tar file; None for one of ours.
     """
 
     reference: str
     fingerprint: str
     archive: str | None = None
 
-    def feed(self, target: IO[bytes], present: AbstractSet[str]) -> None:
-        """Write an archive to `target`, without those of our blobs that are `present` there."""
-        if self.archive is not None:
-            with Path(self.archive).open("rb") as file:
-                while block := file.read(1 << 20):
-                    target.write(block)
-            return
-        manifest_entry = {"digest": self.fingerprint, "size": blob(self.fingerprint).stat().st_size}
-        manifest = json.loads(blob(self.fingerprint).read_text())
-        manifest_entry["mediaType"] = manifest.get("mediaType", MANIFEST)
-        manifest_entry["annotations"] = {"io.containerd.image.name": self.reference}
-        blobs = [manifest_entry, manifest["config"], *manifest["layers"]]
-        with tarfile.open(fileobj=target, mode="w|", bufsize=1 << 20) as tar:
-            _write_text(tar, "oci-layout", '{"imageLayoutVersion":"1.0.0"}')
-            for entry in blobs:
-                if entry["digest"] not in present:
-                    name = entry["digest"].replace(":", "/")
-                    tar.add(blob(entry["digest"]), f"blobs/{name}")
-            index = {"schemaVersion": 2, "manifests": [manifest_entry]}
-            _write_text(tar, "index.json", json.dumps(index))
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An unpacked layer: the folder that holds it, and the digest of the tar that it was."""
+
+    diff_id: str
+    folder: Path
 
 
-def layout() -> Path:
-    """The folder in OCI layout that holds all images built here."""
-    return cache_dir() / "images" / "layout"
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What one of our images consists of; the lowest layer first."""
+
+    manifest: bytes
+    config: bytes
+    layers: tuple[Layer, ...]
 
 
-def blob(name: str) -> Path:
-    """The file of a blob in the layout, by its digest."""
-    return layout() / "blobs" / name.replace(":", "/")
+def storage() -> Path:
+    """The folder of buildah: layers of all images and of their stages."""
+    return cache_dir() / "images" / "buildah"
+
+
+def unpacked(image: Image) -> Unpacked:
+    """Where the parts of one of our images lie."""
+    folder = storage() / "overlay-images" / image.fingerprint
+    config = folder / f"={b64encode(f'sha256:{image.fingerprint}'.encode()).decode()}"
+    records = json.loads((storage() / "overlay-images" / "images.json").read_text())
+    top = next(record["layer"] for record in records if record["id"] == image.fingerprint)
+    known = {
+        record["id"]: record
+        for record in json.loads((storage() / "overlay-layers" / "layers.json").read_text())
+    }
+    layers = []
+    while top:
+        layers.append(Layer(known[top]["diff-digest"], storage() / "overlay" / top / "diff"))
+        top = known[top].get("parent")
+    manifest = (folder / "manifest").read_bytes()
+    return Unpacked(manifest, config.read_bytes(), tuple(reversed(layers)))
+
+
+def chain_ids(diff_ids: list[str]) -> list[str]:
+    """The names of the file systems that grow layer by layer, as the OCI image format has it."""
+    chain = diff_ids[:1]
+    for diff_id in diff_ids[1:]:
+        chain.append(f"sha256:{sha256(f'{chain[-1]} {diff_id}'.encode()).hexdigest()}")
+    return chain
 
 
 def _record(reference: str) -> Path:
@@ -81,9 +96,8 @@ def built(reference: str, key: str | None = None) -> Image | None:
         return None
     made_from = record.pop("key")
     image = Image(**record)
-    if key not in (None, made_from) or not blob(image.fingerprint).exists():
-        return None
-    return image
+    is_there = (storage() / "overlay-images" / image.fingerprint / "manifest").exists()
+    return image if is_there and key in (None, made_from) else None
 
 
 def resolve(text: str) -> Image:
@@ -119,10 +133,3 @@ def from_archive(path: Path) -> Image:
     if not name:
         raise WrongUse(f"{path} is no image archive with a name in it.")
     return Image(name, digest(json.dumps(index)), str(path.absolute()))
-
-
-def _write_text(tar: tarfile.TarFile, name: str, text: str) -> None:
-    entry = tarfile.TarInfo(name)
-    data = text.encode()
-    entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))

@@ -1,6 +1,6 @@
-"""Write an image of a single static program as an OCI archive; no image tool is needed for that.
+"""Write small OCI archives: an image of a single static program, without any image tool.
 
-The archive depends on nothing but its arguments: no time stamps, no names of this machine.
+An archive depends on nothing but its arguments: no time stamps, no names of this machine.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def write_program_image(target: Path, program: Path, reference: str) -> None:
     """Write an archive with an image that holds this one program, and runs it."""
-    layer = _tar({program.name: program.read_bytes()}, mode=0o755)
+    layer = write_tar({program.name: program.read_bytes()}, mode=0o755)
     machine = platform.machine()
     config = {
         "architecture": ARCHITECTURES.get(machine, machine),
@@ -29,16 +29,17 @@ def write_program_image(target: Path, program: Path, reference: str) -> None:
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{OCI}.image.manifest.v1+json",
-        "config": _add(files, f"{OCI}.image.config.v1+json", json.dumps(config).encode()),
-        "layers": [_add(files, f"{OCI}.image.layer.v1.tar", layer)],
+        "config": add_blob(files, f"{OCI}.image.config.v1+json", json.dumps(config).encode()),
+        "layers": [add_blob(files, f"{OCI}.image.layer.v1.tar", layer)],
     }
-    entry = _add(files, f"{OCI}.image.manifest.v1+json", json.dumps(manifest).encode())
+    entry = add_blob(files, f"{OCI}.image.manifest.v1+json", json.dumps(manifest).encode())
     entry["annotations"] = {"io.containerd.image.name": reference}
     files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
-    target.write_bytes(_tar(files, mode=0o644))
+    target.write_bytes(write_tar(files))
 
 
-def _add(files: dict[str, bytes], media_type: str, data: bytes) -> dict[str, Any]:
+def add_blob(files: dict[str, bytes], media_type: str, data: bytes) -> dict[str, Any]:
+    """Add a blob to the files of an archive; returns what refers to it."""
     digest = _sha256(data)
     files[f"blobs/sha256/{digest.removeprefix('sha256:')}"] = data
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
@@ -48,7 +49,8 @@ def _sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _tar(files: dict[str, bytes], mode: int) -> bytes:
+def write_tar(files: dict[str, bytes], mode: int = 0o644) -> bytes:
+    """A tar of these files, the same for the same files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in files.items():

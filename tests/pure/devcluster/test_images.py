@@ -1,10 +1,13 @@
+import base64
+import hashlib
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from devcluster import images
+from devcluster import images, imagestore
 from devcluster.errors import WrongUse
 from devcluster.ignorefile import is_ignored, read_patterns, visible_files
 from devcluster.imagebuild import Recipe
@@ -104,21 +107,62 @@ def test_an_unknown_image_is_an_error_that_says_how_to_build_it() -> None:
         images.resolve("localhost/never-built:1")
 
 
-def test_only_blobs_that_the_receiver_lacks_are_fed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> images.Image:
+    """A two-layer image, as buildah stores it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    program = tmp_path / "pause"
-    program.write_bytes(b"program")
-    write_program_image(tmp_path / "image.tar", program, "localhost/pause:1")
-    with tarfile.open(tmp_path / "image.tar") as tar:
-        tar.extractall(images.layout(), filter="data")
-        manifest = images.json.load(tar.extractfile("index.json"))["manifests"][0]["digest"]
-    layer = images.json.loads(images.blob(manifest).read_text())["layers"][0]["digest"]
-    fed = io.BytesIO()
-    images.Image("localhost/pause:1", manifest).feed(fed, {layer})
-    with tarfile.open(fileobj=io.BytesIO(fed.getvalue())) as tar:
+    config = json.dumps({"os": "linux"}).encode()
+    name = hashlib.sha256(config).hexdigest()
+    entry = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{name}"}
+    manifest = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "config": entry}
+    layers = [
+        {"id": "top", "parent": "base", "diff-digest": "sha256:2"},
+        {"id": "base", "diff-digest": "sha256:1"},
+    ]
+    key = base64.b64encode(f"sha256:{name}".encode()).decode()
+    files = {
+        "overlay-images/images.json": json.dumps([{"id": name, "layer": "top"}]).encode(),
+        "overlay-layers/layers.json": json.dumps(layers).encode(),
+        f"overlay-images/{name}/manifest": json.dumps(manifest).encode(),
+        f"overlay-images/{name}/={key}": config,
+    }
+    for path, data in files.items():
+        (images.storage() / path).parent.mkdir(parents=True, exist_ok=True)
+        (images.storage() / path).write_bytes(data)
+    return images.Image("localhost/app:1", name)
+
+
+def test_layers_are_used_where_buildah_has_them_the_lowest_first(image: images.Image) -> None:
+    layers = images.unpacked(image).layers
+    assert [layer.diff_id for layer in layers] == ["sha256:1", "sha256:2"]
+    assert layers[0].folder == images.storage() / "overlay" / "base" / "diff"
+
+
+def test_a_chain_is_named_after_all_its_layers() -> None:
+    first, second = images.chain_ids(["sha256:1", "sha256:2"])
+    assert first == "sha256:1"
+    assert second == f"sha256:{hashlib.sha256(b'sha256:1 sha256:2').hexdigest()}"
+
+
+def test_what_is_imported_names_the_image_and_carries_no_layer(image: images.Image) -> None:
+    archive = imagestore.without_layers(image.reference, images.unpacked(image))
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         names = tar.getnames()
-    assert f"blobs/{manifest.replace(':', '/')}" in names
-    assert f"blobs/{layer.replace(':', '/')}" not in names
+        index = json.load(tar.extractfile("index.json"))
+    assert f"blobs/sha256/{image.fingerprint}" in names
     assert len(names) == 4
+    notes = index["manifests"][0]["annotations"]
+    assert notes == {"io.containerd.image.name": "localhost/app:1"}
+
+
+def test_an_image_is_found_by_its_name_and_by_what_it_was_made_from(image: images.Image) -> None:
+    images.remember(image, "key")
+    assert images.built("localhost/app:1") == images.built("localhost/app:1", "key") == image
+    assert images.built("localhost/app:1", "another key") is None
+    assert images.resolve("localhost/app:1") == image
+
+
+def test_an_image_that_was_deleted_from_the_storage_is_not_built(image: images.Image) -> None:
+    images.remember(image, "key")
+    (images.storage() / "overlay-images" / image.fingerprint / "manifest").unlink()
+    assert images.built("localhost/app:1") is None
