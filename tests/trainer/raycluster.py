@@ -3,6 +3,7 @@
 Everything it starts is a child of this process in a session of its own, and only that is stopped.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -49,30 +50,40 @@ class RayCluster:
         }
 
     def __enter__(self) -> Self:
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop what was started, workers first."""
+        for process in reversed(self._processes):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start_all(self) -> None:
         head = ["--head", "--num-cpus=0", f"--port={self._gcs}", "--include-log-monitor=true"]
         head += [f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={self._client}"]
         self._start("head", [*head, f"--temp-dir={self._folder}"])
         wait_until(self._head_answers, "the Ray head does not answer")
-        for pod in self._pods:
-            # One log monitor is enough: all raylets share the head's session folder here.
-            worker = [f"--address=127.0.0.1:{self._gcs}", "--num-cpus=1"]
-            self._start(
-                pod,
-                [*worker, "--include-log-monitor=false", '--resources={"dsjob_rank": 1}'],
-            )
-        wait_until(self._all_pods_joined, "the worker pods do not join")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in reversed(self._processes):
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        # One log monitor is enough: all raylets share the head's session folder here.
+        worker = [f"--address=127.0.0.1:{self._gcs}", "--num-cpus=1", "--include-log-monitor=false"]
+        for count, pod in enumerate(self._pods, start=2):
+            # One after the other: raylets of one machine choose their sockets' names in a race.
+            self._start(pod, [*worker, '--resources={"dsjob_rank": 1}'])
+            wait_until(lambda wanted=count: self._alive() == wanted, f"{pod} does not join")
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask the head's dashboard, as the operator does."""
@@ -107,10 +118,9 @@ class RayCluster:
         except (OSError, ValueError):
             return False
 
-    def _all_pods_joined(self) -> bool:
+    def _alive(self) -> int:
         nodes = self.ask("/nodes?view=summary")["data"]["summary"]
-        alive = [node for node in nodes if node["raylet"].get("state") == "ALIVE"]
-        return len(alive) == len(self._pods) + 1
+        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
 
 def free_ports(count: int) -> list[int]:

@@ -92,6 +92,7 @@ class Attempt:
         self._resumed_from: ResumedFrom | None = None
         self._failure: Failure | None = None
         self._first_end_at: float | None = None
+        self._launches: dict[int, Launch] = {}
         self._updated_at = now
 
     # What comes in.
@@ -128,6 +129,7 @@ class Attempt:
         )
         if self._is_complete:
             self.phase = RunPhase.RUNNING
+            self._launches = {rank: self._launch(rank) for rank in self._ranks}
             self._check_placement()
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
@@ -227,7 +229,7 @@ class Attempt:
     def orders(self, rank: int, now: float) -> Orders:
         """Return what a rank shall do now."""
         must_stop = self._must_stop(now)
-        launch = self._launch(rank) if self._is_complete and not must_stop else None
+        launch = None if must_stop else self._launches.get(rank)
         return Orders(launch, must_stop, self._may_leave(rank))
 
     def progress(self) -> Progress:

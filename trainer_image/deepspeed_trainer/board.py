@@ -89,7 +89,9 @@ class Board:
         for fact in facts:
             self._take(attempt, rank, fact)
         orders = attempt.orders(rank, _now())
-        self._publish(submission_id)
+        # The steps of other ranks are not shown, and there may be many of them.
+        if rank == 0 or any(fact["kind"] != "step" for fact in facts):
+            self._publish(submission_id)
         return orders
 
     def give_up_save(self, submission_id: str, folder: str) -> None:

@@ -29,6 +29,7 @@ from deepspeed_trainer.contract import (
 )
 
 POLL_S: Final = 0.2
+STOPPED: Final = "the driver was asked to stop"
 
 
 class AttemptFailed(Exception):
@@ -53,7 +54,7 @@ def main() -> int:
         _refuse_wrong_head(contract)
         _prepare_storage(contract)
         board.set_phase(RunPhase.WAITING_FOR_RANKS)
-        _wait_for_ranks(contract)
+        _wait_for_ranks(contract, board)
         verdict = raytrain.train(contract)
     except AttemptFailed as error:
         board.fail(error.cause, str(error))
@@ -73,6 +74,7 @@ class BoardOfRun:
         ray.init(address="auto")
         self._ray = ray
         self._id = contract.submission_id
+        self.was_stopped = False
         self._board = open_board()
         raytrain.preload()
         ray.get(self._board.open.remote(contract.to_json()))
@@ -93,7 +95,8 @@ class BoardOfRun:
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Supervisors see this at their next talk, stop their ranks and return."""
-        self._board.fail.remote(self._id, Cause.STOPPED, "the driver was asked to stop")
+        self.was_stopped = True
+        self._board.fail.remote(self._id, Cause.STOPPED, STOPPED)
 
 
 def _refuse_wrong_head(contract: RunContract) -> None:
@@ -123,12 +126,14 @@ def _prepare_storage(contract: RunContract) -> None:
         ) from error
 
 
-def _wait_for_ranks(contract: RunContract) -> None:
+def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
     import ray  # noqa: PLC0415  after set_ray_env
 
     deadline = time.monotonic() + contract.ranks_timeout_s
     wanted = contract.world_size
     while (found := int(ray.cluster_resources().get(RANK_RESOURCE, 0))) < wanted:
+        if board.was_stopped:
+            raise AttemptFailed(Cause.STOPPED, STOPPED)
         if time.monotonic() > deadline:
             raise AttemptFailed(
                 Cause.RANKS_MISSING,

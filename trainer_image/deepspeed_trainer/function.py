@@ -27,7 +27,7 @@ from deepspeed_trainer.engine_hook import patches
 from deepspeed_trainer.facts import FactBuffer
 from deepspeed_trainer.hook import PatchOnImport
 from deepspeed_trainer.kernel import count_oom_kills
-from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello
+from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
 from deepspeed_trainer.meter import format_decimal
 
 
@@ -79,6 +79,8 @@ class _Agent:
     """The rank's line to the board, in a thread beside the function."""
 
     def __init__(self, contract: RunContract, rank: int) -> None:
+        self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
+        self._tick_s = pause_s(contract.world_size, TICK_S)
         self._link = BoardLink(contract.submission_id, rank)
         self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
         self._ended = threading.Event()
@@ -91,7 +93,7 @@ class _Agent:
         while orders.launch is None:
             if orders.must_stop:
                 raise RuntimeError("the head does not let this attempt start")
-            sleep(WAIT_TICK_S)
+            sleep(self._wait_s)
             orders = self._link.sync([])
         size = torch.distributed.get_world_size()
         self._facts.put({"kind": "hook"})
@@ -108,12 +110,12 @@ class _Agent:
         end = {"exit_code": code, "oom_kills": oom_kills, "tail": tail}
         orders = self._link.sync([*facts, {"kind": "end", "end": end}])
         while not orders.may_leave:
-            sleep(WAIT_TICK_S)
+            sleep(self._wait_s)
             orders = self._link.sync(self._facts.drain())
         self._facts.close()
 
     def _talk(self) -> None:
-        while not self._ended.wait(TICK_S):
+        while not self._ended.wait(self._tick_s):
             if self._link.sync(self._facts.drain()).must_stop:
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -17,10 +17,17 @@ from deepspeed_trainer.contract import POD_NAME_ENV, POD_UID_ENV
 from deepspeed_trainer.facts import Fact
 
 BOARD_TIMEOUT_S: Final = 60.0
+CALLS_PER_S: Final = 256
+"""What all ranks together may ask of the one board."""
 TICK_S: Final = 0.5
-"""Pause between two talks with the board while the program runs."""
+"""Shortest pause between two talks with the board while the program runs."""
 WAIT_TICK_S: Final = 0.1
 """The same while nothing else is to be done: before the start and after the end."""
+
+
+def pause_s(world_size: int, shortest_s: float) -> float:
+    """Return the pause between two talks of a rank, longer where there are many ranks."""
+    return max(shortest_s, world_size / CALLS_PER_S)
 
 
 class BoardLink:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import RANK_RESOURCE, RunContract, attempt_dir
 
 RAY_ENV: Final = {
@@ -72,6 +73,7 @@ def build_trainer(contract: RunContract) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
     callbacks: list[Any] = []
+    worker_env: dict[str, str] = {}
     if contract.entrypoint.kind == "script":
         from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
         from deepspeed_trainer.worker import supervise as loop  # noqa: PLC0415
@@ -82,6 +84,7 @@ def build_trainer(contract: RunContract) -> Any:
         from deepspeed_trainer.function import run_function as loop  # noqa: PLC0415
 
         torch_config = TorchConfig(backend=contract.backend)
+        worker_env = rankenv.job_env(contract, None)
         callbacks = [ReportedMetrics(contract.submission_id)]
     resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
     if contract.gpus_per_rank:
@@ -102,6 +105,7 @@ def build_trainer(contract: RunContract) -> Any:
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
             callbacks=callbacks,
+            worker_runtime_env={"env_vars": worker_env},
         ),
     )
 

@@ -26,7 +26,14 @@ from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.facts import FactBuffer
 from deepspeed_trainer.hook import SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.kernel import count_oom_kills
-from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello, reserve_port
+from deepspeed_trainer.link import (
+    TICK_S,
+    WAIT_TICK_S,
+    BoardLink,
+    hello,
+    pause_s,
+    reserve_port,
+)
 
 
 def supervise(config: Mapping[str, Any]) -> None:
@@ -46,6 +53,8 @@ class Supervisor:
     def __init__(self, contract: RunContract, rank: int) -> None:
         self._contract = contract
         self._rank = rank
+        self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
+        self._tick_s = pause_s(contract.world_size, TICK_S)
         self._link = BoardLink(contract.submission_id, rank)
         self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
@@ -56,7 +65,7 @@ class Supervisor:
         """Wait for all ranks, run the script, wait until the board lets go."""
         orders = self._link.sync([hello(self._port.getsockname()[1])])
         while orders.launch is None and not orders.must_stop:
-            sleep(WAIT_TICK_S)
+            sleep(self._wait_s)
             orders = self._link.sync([])
         if orders.launch is None:
             return
@@ -72,7 +81,7 @@ class Supervisor:
         self._ear.finish()
         orders = self._link.sync([*self._facts.drain(), {"kind": "end", "end": end}])
         while not orders.may_leave:
-            sleep(WAIT_TICK_S)
+            sleep(self._wait_s)
             orders = self._link.sync(self._facts.drain())
 
     def close(self) -> None:
@@ -99,7 +108,7 @@ class Supervisor:
 
     def _follow(self, child: RankProcess) -> int:
         orders = Orders()
-        while (code := child.wait(TICK_S)) is None:
+        while (code := child.wait(self._tick_s)) is None:
             orders = self._link.sync(self._facts.drain())
             if orders.must_stop:
                 child.stop(self._contract.stop_grace_s)
