@@ -107,9 +107,14 @@ def package_step(packages: Mapping[str, str], name: str = "debian packages") -> 
     )
 
 
+def program_path() -> str:
+    """Where programs are looked for: also where Debian puts those for administrators."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
 def missing_packages(packages: Mapping[str, str]) -> list[str]:
     """Those whose program or file is not there."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = program_path()
     return [name for name, proof in packages.items() if shutil.which(proof, path=path) is None
             and not (proof.startswith("/") and Path(proof).exists())]  # fmt: skip
 

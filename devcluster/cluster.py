@@ -318,5 +318,5 @@ def down(name: str) -> bool:
         with tempfile.TemporaryDirectory() as scratch:
             remains.clear(Shell(Path(scratch) / "clear.log"), name, place)
         slots.give_back(name)
-    (state_dir() / f"{name}.lock").unlink(missing_ok=True)
+        (state_dir() / f"{name}.lock").unlink(missing_ok=True)
     return True

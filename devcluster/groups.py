@@ -11,7 +11,9 @@ from pathlib import Path
 
 from devcluster.errors import DevclusterError
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
+# What a kubelet asks for.
+CONTROLLERS = {"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
 
 
 def group_of(cluster: str) -> str:
@@ -31,17 +33,24 @@ def hierarchies() -> list[Path]:
 
 
 def make_groups(path: str) -> None:
-    """Create this group in every tree, with all controllers handed down to it."""
+    """Create this group in every tree, with the controllers that a kubelet asks for."""
     for tree in hierarchies():
         (tree / path).mkdir(parents=True, exist_ok=True)
         controllers = tree / "cgroup.controllers"
         if not controllers.exists():
             continue
-        enable = " ".join(f"+{name}" for name in controllers.read_text().split())
         group = tree
         for part in Path(path).parts:
-            (group / "cgroup.subtree_control").write_text(enable)
+            _hand_down(group, CONTROLLERS & set(controllers.read_text().split()))
             group /= part
+
+
+def _hand_down(group: Path, wanted: set[str]) -> None:
+    """Give a group's children these controllers (version 2)."""
+    handed = group / "cgroup.subtree_control"
+    lacking = wanted - set(handed.read_text().split())
+    if lacking:
+        handed.write_text(" ".join(f"+{name}" for name in sorted(lacking)))
 
 
 def remaining_groups(cluster: str) -> list[Path]:

@@ -172,7 +172,10 @@ def make_image(shell: Shell, recipe: Recipe) -> None:
 
 def _isolation() -> list[str]:
     # crun, which buildah prefers, refuses machines that have both versions of control groups.
-    return ["--isolation", "oci", "--runtime", "/usr/sbin/runc", "--network", "host"]
+    runc = shutil.which("runc", path=build.program_path())
+    if runc is None:
+        raise Missing("There is no runc: install the Debian package runc.")
+    return ["--isolation", "oci", "--runtime", runc, "--network", "host"]
 
 
 def make_debian(shell: Shell, base: Base) -> None:

@@ -70,9 +70,13 @@ def remove(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path` alone; waits while another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held it before may have deleted the file: then others lock a new one.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                yield
+                return
 
 
 def digest(*parts: str | bytes | Path) -> str:
