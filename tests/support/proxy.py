@@ -84,7 +84,10 @@ class ApiProxy:
     async def _serve(self) -> None:
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._pass_on)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        # Who drops a watch, by dying for instance, ends it on the far side, too.
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+        )
         connector = aiohttp.TCPConnector(ssl=self._upstream_tls, limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(
@@ -97,6 +100,8 @@ class ApiProxy:
             self._started.set()
             await self._ended.wait()
             await runner.cleanup()
+        # Transports that were closed just now end in the loop's next turns.
+        await asyncio.sleep(0.1)
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
