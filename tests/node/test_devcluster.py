@@ -33,8 +33,10 @@ POD_SECURITY = {
 def image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Our base image under another name: it has Python, which is all that these tests need."""
     folder = tmp_path_factory.mktemp("probe")
-    (folder / "Dockerfile").write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n")
-    recipe = Recipe(IMAGE, folder / "Dockerfile", folder, bases={"BASE_IMAGE": "debian"})
+    file, context = folder / "Dockerfile", folder / "context"
+    file.write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n")
+    context.mkdir()
+    recipe = Recipe(IMAGE, file, context, bases={"BASE_IMAGE": "debian"})
     run_steps(imagebuild.steps(recipe), logs=folder / "logs")
     return IMAGE
 
