@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,13 @@ def control_plane_steps() -> list[Step]:
         Step("go toolchain", fetch_go, done=lambda: find_go() is not None),
         Step("kubernetes", build_cluster, ("go toolchain",), CLUSTER.folder.exists, lane=CORES),
         Step("kuberay", build_kuberay, ("go toolchain",), KUBERAY.folder.exists, lane=CORES),
+        Step("kubectl", fetch_kubectl, done=lambda: _is_linked("kubectl")),
     ]
 
 
 def tool_steps() -> list[Step]:
-    """Helm and kubectl, for people and tests; clusters do not need them."""
-    return [
-        Step("helm", build_helm, ("go toolchain",), lambda: _is_linked("helm"), lane=CORES),
-        Step("kubectl", fetch_kubectl, done=lambda: _is_linked("kubectl")),
-    ]
+    """Helm, for people and tests; clusters do not need it."""
+    return [Step("helm", build_helm, ("go toolchain",), lambda: _is_linked("helm"), lane=CORES)]
 
 
 def package_step(packages: Mapping[str, str], name: str = "debian packages") -> Step:
@@ -202,13 +201,26 @@ def _go_build(shell: Shell, program: GoProgram, target: Path) -> None:
     shell.run([*command, program.package], cwd=program.source, env=env)
 
 
+@contextmanager
+def made_once(folder: Path) -> Iterator[Path | None]:
+    """Yield an empty folder to fill in, or None when another process has made it meanwhile."""
+    with locked(cache_dir() / "locks" / folder.name):
+        if folder.exists():
+            yield None
+            return
+        with written_whole(folder) as beside:
+            beside.mkdir()
+            yield beside
+
+
 def build_cluster(shell: Shell) -> None:
     """Build the one program of all components, and the names under which it is called."""
-    with written_whole(CLUSTER.folder) as beside:
-        beside.mkdir()
-        _go_build(shell, CLUSTER, beside / "cluster")
+    with made_once(CLUSTER.folder) as folder:
+        if folder is None:
+            return
+        _go_build(shell, CLUSTER, folder / "cluster")
         for component in COMPONENTS:
-            (beside / component).symlink_to("cluster")
+            (folder / component).symlink_to("cluster")
 
 
 def build_kuberay(shell: Shell) -> None:
@@ -216,24 +228,24 @@ def build_kuberay(shell: Shell) -> None:
 
     These as JSON: as YAML they would take seconds to read at every start of a cluster.
     """
-    with written_whole(KUBERAY.folder) as beside:
-        beside.mkdir()
-        _go_build(shell, KUBERAY, beside / "kuberay")
+    with made_once(KUBERAY.folder) as folder:
+        if folder is None:
+            return
+        _go_build(shell, KUBERAY, folder / "kuberay")
         go = find_go() or Path("go")
         where: list[str | Path] = [go, "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
         module = Path(shell.output(where, cwd=KUBERAY.source).strip())
-        (beside / "crds").mkdir()
+        (folder / "crds").mkdir()
         for crd in (module / "config" / "crd" / "bases").glob("*.yaml"):
             definition = yaml.load(crd.read_text(), yaml.CSafeLoader)
-            (beside / "crds" / f"{crd.stem}.json").write_text(json.dumps(definition))
+            (folder / "crds" / f"{crd.stem}.json").write_text(json.dumps(definition))
 
 
 def build_helm(shell: Shell) -> None:
     """Build helm, for those who install charts."""
-    if not HELM.folder.exists():
-        with written_whole(HELM.folder) as beside:
-            beside.mkdir()
-            _go_build(shell, HELM, beside / "helm")
+    with made_once(HELM.folder) as folder:
+        if folder is not None:
+            _go_build(shell, HELM, folder / "helm")
     _link("helm", HELM.folder / "helm")
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from devcluster import images
+from devcluster.build import made_once
 from devcluster.errors import StepFailed
 from devcluster.images import Image, Unpacked
 from devcluster.node import PAUSE_IMAGE
@@ -89,7 +90,8 @@ def pause_archive() -> Path:
 def build_pause(shell: Shell) -> None:
     """Compile the pause program and pack it into an image."""
     archive = pause_archive()
-    with written_whole(archive.parent) as beside:
-        beside.mkdir()
-        shell.run(["gcc", "-Os", "-static", "-s", "-o", beside / "pause", SOURCE / "pause.c"])
-        write_program_image(beside / archive.name, beside / "pause", PAUSE_IMAGE)
+    with made_once(archive.parent) as folder:
+        if folder is None:
+            return
+        shell.run(["gcc", "-Os", "-static", "-s", "-o", folder / "pause", SOURCE / "pause.c"])
+        write_program_image(folder / archive.name, folder / "pause", PAUSE_IMAGE)
