@@ -1,10 +1,10 @@
 """Word and gloss pairs out of WordNet's files: does this gloss define this word?
 
 The quickstart needs sentence pairs that are real text, balanced, and without a way around the
-meaning. So a noun is paired with the gloss of its most frequent sense (label 1) or with the gloss
-of another noun (label 0); every word and every gloss occurs once; a gloss that shows its word, or
-a form of it, is left out. The same seed gives the same pairs on every rank. Left out: other parts
-of speech, rarer senses, expressions of several words, names, and the glosses' examples of use.
+meaning. So every noun is paired with the gloss of its most frequent sense (label 1) and with the
+gloss of another noun (label 0), and every gloss likewise; a gloss that shows its word, or a form
+of it, is left out. The same seed gives the same pairs on every rank. Left out: other parts of
+speech, rarer senses, expressions of several words, names, and the glosses' examples of use.
 """
 
 import random
@@ -99,40 +99,55 @@ def _records(path: Path) -> Iterator[str]:
         yield from (line for line in lines if not line.startswith("  "))
 
 
-def make_pairs(senses: Sequence[Sense], seed: int) -> list[Pair]:
-    """Use each sense at most once: half of the pairs are true, half are wrong, shuffled.
-
-    A wrong gloss defines no sense of the word that it is put to, and does not reveal it.
-    """
-    shuffled = _shuffled(senses, seed)
-    half = len(shuffled) // 2
-    words, others = shuffled[:half], shuffled[1:half] + shuffled[:1]
-    wrong = [
-        Pair(sense.word, other.gloss, 0)
-        for sense, other in zip(words, others, strict=True)
-        if other.synset not in sense.synsets and not gloss_reveals(sense.word, other.gloss)
-    ]
-    true = [Pair(sense.word, sense.gloss, 1) for sense in shuffled[half:][: len(wrong)]]
-    return _shuffled(wrong + true, seed)
-
-
 def split_pairs(senses: Sequence[Sense], held_out: int, seed: int) -> Split:
-    """Hold out that many pairs (an even number), half of them true, and train on the rest.
+    """Hold out that many pairs (an even number) and make pairs to train on from the other words.
 
     Raises: ValueError if the senses do not suffice.
     """
     shuffled = _shuffled(senses, seed)
-    # A tenth more than asked for, because make_pairs drops some of the wrong pairs.
-    reserve = held_out + held_out // 10 + 2
-    candidates, train = make_pairs(shuffled[:reserve], seed), make_pairs(shuffled[reserve:], seed)
-    wrong = [pair for pair in candidates if pair.label == 0][: held_out // 2]
-    true = [pair for pair in candidates if pair.label == 1][: held_out // 2]
-    if len(wrong) + len(true) < held_out or not train:
+    kept = _ring(shuffled, held_out // 2)
+    kept_words = {sense.word for sense in kept}
+    others = [sense for sense in shuffled if sense.word not in kept_words]
+    train = _ring(others, len(others))
+    if 2 * len(kept) != held_out or not train:
         raise ValueError(
             f"{held_out} pairs cannot be held out of {len(senses)} usable senses with some left "
             "for training: hold out fewer (an even number)"
         )
-    return Split(train, _shuffled(wrong + true, seed))
+    return Split(_pair(train, seed), _pair(kept, seed))
+
+
+def _pair(ring: Sequence[Sense], seed: int) -> list[Pair]:
+    """Put each word to its own gloss and to the next word's, and shuffle.
+
+    So every word and every gloss is once right and once wrong: who looks at one of the two alone
+    cannot do better than chance.
+    """
+    true = [Pair(sense.word, sense.gloss, 1) for sense in ring]
+    following = [*ring[1:], *ring[:1]]
+    wrong = [Pair(sense.word, other.gloss, 0) for sense, other in zip(ring, following, strict=True)]
+    return _shuffled(true + wrong, seed)
+
+
+def _ring(senses: Sequence[Sense], size: int) -> list[Sense]:
+    """Up to that many senses, of which each word can be put to the next one's gloss, in a ring.
+
+    A sense that does not fit behind the one before it is left out.
+    """
+    ring: list[Sense] = []
+    for sense in senses:
+        follows = not ring or _is_wrong(ring[-1], sense)
+        closes = len(ring) + 1 < size or _is_wrong(sense, (ring or [sense])[0])
+        if len(ring) < size and follows and closes:
+            ring.append(sense)
+    while ring and not _is_wrong(ring[-1], ring[0]):
+        ring.pop()
+    return ring
+
+
+def _is_wrong(sense: Sense, other: Sense) -> bool:
+    """Whether the other's gloss defines no sense of the word, and does not show it."""
+    return other.synset not in sense.synsets and not gloss_reveals(sense.word, other.gloss)
 
 
 def shuffle_labels(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -1,6 +1,7 @@
 """The quickstart's pairs are balanced, disjoint and repeatable, on a small WordNet of our own."""
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from examples.quickstart.pairs import (
     Sense,
     gloss_reveals,
-    make_pairs,
     read_senses,
     shuffle_labels,
     split_pairs,
@@ -119,19 +119,27 @@ def test_a_noun_that_cannot_be_asked_about_is_left_out(wordnet: WordNet, left_ou
 
 
 def test_half_of_the_pairs_are_true(senses: list[Sense]) -> None:
-    pairs = make_pairs(senses, seed=1)
-    assert len(pairs) == len(senses)
-    assert sum(pair.label for pair in pairs) == len(pairs) // 2
+    split = split_pairs(senses, held_out=12, seed=1)
+    for pairs in (split.train, split.held_out):
+        assert pairs
+        assert 2 * sum(pair.label for pair in pairs) == len(pairs)
 
 
 def test_a_label_says_whether_the_gloss_is_the_words_own(senses: list[Sense]) -> None:
     own = {sense.word: sense.gloss for sense in senses}
-    assert all(pair.label == (own[pair.word] == pair.gloss) for pair in make_pairs(senses, seed=1))
+    split = split_pairs(senses, held_out=12, seed=1)
+    for pair in [*split.train, *split.held_out]:
+        assert pair.label == (own[pair.word] == pair.gloss)
 
 
-def test_no_word_and_no_gloss_occurs_twice(senses: list[Sense]) -> None:
-    pairs = make_pairs(senses, seed=1)
-    assert len({pair.word for pair in pairs}) == len({pair.gloss for pair in pairs}) == len(pairs)
+def test_word_or_gloss_alone_say_nothing(senses: list[Sense]) -> None:
+    split = split_pairs(senses, held_out=12, seed=1)
+    for pairs in (split.train, split.held_out):
+        for side in ("word", "gloss"):
+            right = Counter(getattr(pair, side) for pair in pairs if pair.label)
+            wrong = Counter(getattr(pair, side) for pair in pairs if not pair.label)
+            assert right == wrong
+            assert set(right.values()) == {1}
 
 
 def test_no_gloss_reveals_the_word_it_is_put_to() -> None:
@@ -139,26 +147,26 @@ def test_no_gloss_reveals_the_word_it_is_put_to() -> None:
         Sense(word, f"like a {MANY_NOUNS[number - 3]}", str(number), frozenset([str(number)]))
         for number, word in enumerate(MANY_NOUNS)
     ]
-    pairs = make_pairs(senses, seed=1)
+    split = split_pairs(senses, held_out=12, seed=1)
+    pairs = [*split.train, *split.held_out]
     assert pairs
     assert not [pair for pair in pairs if gloss_reveals(pair.word, pair.gloss)]
 
 
 def test_a_wrong_gloss_defines_no_sense_of_its_word() -> None:
-    # Each noun also has the synset of every other one, so there is no wrong gloss to be found.
+    # Each noun is in the synsets of all nouns, so no gloss is wrong for it.
     synsets = frozenset(map(str, range(len(MANY_NOUNS))))
     senses = [
         Sense(word, f"a thing with {number} wheels", str(number), synsets)
         for number, word in enumerate(MANY_NOUNS)
     ]
-    assert make_pairs(senses, seed=1) == []
+    with pytest.raises(ValueError, match="held out"):
+        split_pairs(senses, held_out=12, seed=1)
 
 
 def test_held_out_pairs_share_nothing_with_training(senses: list[Sense]) -> None:
     split = split_pairs(senses, held_out=12, seed=1)
     assert len(split.held_out) == 12
-    assert sum(pair.label for pair in split.held_out) == 6
-    assert split.train
     assert not {pair.word for pair in split.train} & {pair.word for pair in split.held_out}
     assert not {pair.gloss for pair in split.train} & {pair.gloss for pair in split.held_out}
 
@@ -168,14 +176,14 @@ def test_the_seed_decides_all(senses: list[Sense]) -> None:
     assert split_pairs(senses, 12, seed=1) != split_pairs(senses, 12, seed=2)
 
 
-@pytest.mark.parametrize("held_out", [len(MANY_NOUNS), 13], ids=["too many", "odd"])
+@pytest.mark.parametrize("held_out", [2 * len(MANY_NOUNS), 13], ids=["too many", "odd"])
 def test_pairs_that_cannot_be_held_out_are_refused(senses: list[Sense], held_out: int) -> None:
     with pytest.raises(ValueError, match="hold out fewer"):
         split_pairs(senses, held_out, seed=1)
 
 
 def test_the_control_keeps_the_balance_and_loses_the_meaning(senses: list[Sense]) -> None:
-    pairs = make_pairs(senses, seed=1)
+    pairs = split_pairs(senses, held_out=12, seed=1).train
     control = shuffle_labels(pairs, seed=1)
     kept = sum(before.label == after.label for before, after in zip(pairs, control, strict=True))
     assert sum(pair.label for pair in control) == sum(pair.label for pair in pairs)
