@@ -24,7 +24,9 @@ RUN /opt/operator/bin/python -m compileall -q /opt/dsjob \
  && /opt/operator/bin/python -c "import deepspeed_operator.__main__"
 
 FROM ${BASE_IMAGE}
-ENV PATH=/opt/operator/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+# Under any user id: whoever asks for the name of the user finds it here, not in /etc/passwd.
+ENV PATH=/opt/operator/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp USER=operator LOGNAME=operator
 COPY --from=build /opt/operator /opt/operator
 COPY --from=build /opt/dsjob /opt/dsjob
 # A number, so that the kubelet can see that it is not root; any other serves as well.

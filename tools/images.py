@@ -6,6 +6,7 @@ dev cluster's cache under the digest of what it is made from; a second run finds
 
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -73,8 +74,9 @@ def summary(outcomes: Sequence[Outcome], total_s: float) -> str:
 
 
 def main() -> int:
-    """Build what is missing."""
+    """Build what is missing. A signal to end is passed on to the programs that are running."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("set-up: ended by a signal; run it again"))
     try:
         check_machine()
         outcomes = run_steps(all_steps(), logs=cache_dir() / "logs")
