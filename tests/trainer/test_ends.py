@@ -155,11 +155,11 @@ def test_a_ray_job_ends_as_its_driver_does(cluster: RayCluster, storage: Path) -
     cluster.ask("/api/jobs/", submission)
     path = f"/api/jobs/{contract.submission_id}"
     wait_until(lambda: cluster.ask(path)["status"] in ("SUCCEEDED", "FAILED"), "no end")
-    state = cluster.ask(path)
+    state, logs = cluster.ask(path), cluster.ask(f"{path}/logs")["logs"]
     assert state["status"] == "FAILED"
-    assert state["driver_exit_code"] == EXIT_PROGRAM_FAILED
+    assert state["driver_exit_code"] == EXIT_PROGRAM_FAILED, logs
     assert cluster.progress_of(contract.submission_id)["failure"]["cause"] == "UserError"
-    assert "[rank 1] RuntimeError: told to fail" in cluster.ask(f"{path}/logs")["logs"]
+    assert "[rank 1] RuntimeError: told to fail" in logs
 
 
 def wait_for_pid(note: Path) -> int:

@@ -5,7 +5,7 @@ and never makes the process group of a script: its ranks are children that make 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,8 @@ RAY_ENV: Final = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # How soon Ray sees that ranks have ended or are lost.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A cold image takes long to import; nobody else has a claim on these ranks' places.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
@@ -67,32 +69,30 @@ def train(contract: RunContract) -> RayVerdict:
     return RayVerdict({}, None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What Ray Train runs in each worker, and how it prepares the workers."""
+
+    function: Callable[[Mapping[str, Any]], Any]
+    torch_config: Any
+    callbacks: list[Any]
+    env: Mapping[str, str]
+
+
 def build_trainer(contract: RunContract) -> Any:
     """Return the TorchTrainer of an attempt."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
-    from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
 
-    callbacks: list[Any] = []
-    worker_env: dict[str, str] = {}
-    if contract.entrypoint.kind == "script":
-        from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
-        from deepspeed_trainer.worker import supervise as loop  # noqa: PLC0415
+    from deepspeed_trainer.leantrainer import LeanTrainer  # noqa: PLC0415
 
-        torch_config: Any = NoGroupConfig(contract.backend)
-    else:
-        from deepspeed_trainer.function import ReportedMetrics  # noqa: PLC0415
-        from deepspeed_trainer.function import run_function as loop  # noqa: PLC0415
-
-        torch_config = TorchConfig(backend=contract.backend)
-        worker_env = rankenv.job_env(contract, None)
-        callbacks = [ReportedMetrics(contract.submission_id)]
+    loop = _script_loop(contract) if contract.entrypoint.kind == "script" else _own_loop(contract)
     resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
     if contract.gpus_per_rank:
         resources["GPU"] = contract.gpus_per_rank
-    return TorchTrainer(
-        loop,
+    return LeanTrainer(
+        loop.function,
         train_loop_config={"contract": contract.to_json()},
-        torch_config=torch_config,
+        torch_config=loop.torch_config,
         scaling_config=ScalingConfig(
             num_workers=contract.world_size,
             use_gpu=contract.gpus_per_rank > 0,
@@ -104,10 +104,29 @@ def build_trainer(contract: RunContract) -> Any:
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
-            callbacks=callbacks,
-            worker_runtime_env={"env_vars": worker_env},
+            callbacks=loop.callbacks,
+            worker_runtime_env={"env_vars": dict(loop.env)},
         ),
     )
+
+
+def _script_loop(contract: RunContract) -> _Loop:
+    """A supervisor in each worker; the script's process gets its environment from there."""
+    from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
+    from deepspeed_trainer.worker import supervise  # noqa: PLC0415
+
+    return _Loop(supervise, NoGroupConfig(contract.backend), [], {})
+
+
+def _own_loop(contract: RunContract) -> _Loop:
+    """The user's function in each worker; Ray makes the process group."""
+    from ray.train.torch import TorchConfig  # noqa: PLC0415
+
+    from deepspeed_trainer.function import ReportedMetrics, run_function  # noqa: PLC0415
+
+    callbacks = [ReportedMetrics(contract.submission_id)]
+    env = rankenv.job_env(contract, None)
+    return _Loop(run_function, TorchConfig(backend=contract.backend), callbacks, env)
 
 
 def _ray_folder(contract: RunContract) -> Path:
