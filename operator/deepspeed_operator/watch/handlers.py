@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import kopf
+from kopf._core.engines.peering import Identity
 from typing_extensions import override
 
 from deepspeed_operator.api import names
@@ -20,6 +21,7 @@ from deepspeed_operator.watch.inbox import Inbox
 from deepspeed_operator.watch.store import Store
 
 CHUNK_SIZE: Final = 500
+IDENTITY: Final = Identity(names.FIELD_OWNER)
 REQUEST_TIMEOUT_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 10
 EXIT_TIMEOUT_S: Final = 0.2
@@ -104,6 +106,8 @@ async def watch(store: Store, inbox: Inbox, namespaces: Sequence[str], anew: asy
         tasks = await kopf.spawn_tasks(
             registry=build_registry(store, inbox),
             settings=build_settings(namespaces),
+            # Only peering uses it; by default kopf looks for the user's name, and a UID has none.
+            identity=IDENTITY,
             clusterwide=not namespaces,
             namespaces=namespaces,
             stop_flag=anew,
