@@ -22,7 +22,7 @@ from tests.support.audit import AuditLog
 from tests.support.eventually import eventually
 from tests.support.hands import ROOM, Behaviour, Hands, make_nodes, waits_for
 from tests.support.installed import ROOT, HostOperator, operator_on_host
-from tests.support.jobs import CLUSTERS, PODS, LiveJob, home_of_jobs, small_job
+from tests.support.jobs import PODS, LiveJob, home_of_jobs, small_job
 from tests.support.kube import Kube, condition, kube_of
 from tests.support.without_kuberay import plain_cluster
 from tools.install import install_chart
@@ -30,6 +30,7 @@ from tools.install import install_chart
 TO_THE_CONDITION_S = 10.0
 TO_NO_PODS_S = 30.0
 KUBERAY = "devcluster:kuberay"
+RAYCLUSTERS = "rayclusters.ray.io"
 DEVICE = "example.com/accelerator"
 
 
@@ -308,7 +309,9 @@ def test_a_waiting_job_starts_by_itself_when_kuberay_comes(early: LiveJob) -> No
     [definition] = [
         found
         for path in kuberay_crds().glob("*.json")
-        if (found := json.loads(path.read_text()))["metadata"]["name"] == "rayclusters.ray.io"
+        if (found := json.loads(path.read_text()))["metadata"]["name"] == RAYCLUSTERS
     ]
     early.cluster.control_plane.api().create(definition)
-    eventually(lambda: early.children(CLUSTERS), "its RayCluster is made", within_s=120)
+    # kubectl's refusals are asked again: the resource is served some time after it was created.
+    made = eventually(lambda: early.kube.list(RAYCLUSTERS), "a RayCluster is made", within_s=120)
+    assert [each["metadata"]["labels"]["dsjob.dev/job-name"] for each in made] == ["early"]
