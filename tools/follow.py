@@ -12,13 +12,13 @@ from typing import Any
 
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError, Refused
-from tools.install import run
+from tools.install import CommandFailed, run
 
 GROUP = "dsjob.dev"
 KIND = "deepspeedjobs.dsjob.dev"
 POLL_S = 0.5
 QUIET_S = 60.0
-SHOWN_EVENTS = 12
+SHOWN_LINES = 10
 
 Job = Mapping[str, Any]
 
@@ -98,13 +98,14 @@ class Follower:
         where = ("-n", self.namespace)
         for title, words in (
             ("pods", ("get", "pods", "-o", "wide", *where)),
-            ("events", ("get", "events", "--sort-by=.metadata.creationTimestamp", *where)),
+            ("warnings", ("events", "--types=Warning", "--no-headers", *where)),
         ):
-            lines = run(self.cluster, "kubectl", *words).splitlines()
+            try:
+                lines = run(self.cluster, "kubectl", *words).splitlines()
+            except CommandFailed as failure:
+                lines = [str(failure)]
             print(f"  {title}:")
-            print(
-                "\n".join(f"    {line[:200]}" for line in [*lines[:1], *lines[1:][-SHOWN_EVENTS:]])
-            )
+            print("\n".join(f"    {line[:200]}" for line in lines[-SHOWN_LINES:]) or "    none")
 
     def _looks(self) -> Iterator[Job]:
         path = f"/apis/{GROUP}/v1alpha1/namespaces/{self.namespace}/deepspeedjobs/{self.name}"
