@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.eventually import eventually
 from tests.support.kube import Kube
 from tests.support.quickstart import Run, start
 
@@ -28,9 +27,7 @@ def run_and_kill(kube: Kube, namespace: str, resume: str) -> Run:
         failurePolicy={"maxRestarts": 1, "backoffSeconds": 0},
     )
     run.await_condition("Running")
-    eventually(lambda: committed_steps(run, 1), "the first save is committed", within_s=120)
-    eventually(lambda: run.steps_done(1) >= KILL_AFTER, f"step {KILL_AFTER} is done", within_s=60)
-    run.kill_rank(VICTIM)
+    run.kill_rank(VICTIM, after_step=KILL_AFTER)
     run.await_condition("Complete")
     return run
 

@@ -5,13 +5,14 @@ read after their pods are gone.
 """
 
 import json
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deepspeed_trainer.contract import STORAGE_MOUNT
 from tests.support.eventually import eventually
 from tests.support.installed import ROOT
 from tests.support.kube import Kube, Object, condition
@@ -58,54 +59,46 @@ class Run:
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def steps_done(self, attempt: int) -> int:
-        """The last step that rank 0 printed."""
-        path = self.folder / f"attempt-{attempt}" / "logs" / "rank-00000.log"
-        if not path.exists():
-            return 0
-        return max(_steps(path.read_text().splitlines()), default=0)
+    def kill_rank(self, rank: int, *, after_step: int, attempt: int = 1) -> str:
+        """SIGKILL a rank's process as soon as rank 0 has printed a step; returns its pod.
 
-    def worker_with_rank(self, rank: int) -> str:
-        """The worker pod that runs a rank; with one rank a pod there is one that says so."""
-        pods = self.kube.list("pods", self.namespace, "ray.io/node-type=worker")
-        for pod in (str(found["metadata"]["name"]) for found in pods):
-            if self._pids(pod, rank):
-                return pod
-        raise LookupError(f"no worker pod runs rank {rank}")
+        The wait is inside the pods: from outside, the step would be long over.
+        """
+        pods = [p["metadata"]["name"] for p in self._workers()]
+        folder = f"{STORAGE_MOUNT}/{self.job()['status']['run']['storagePath']}/attempt-{attempt}"
+        code = _KILL.format(rank=rank, log=f"{folder}/logs/rank-00000.log", step=after_step)
+        with ThreadPoolExecutor(len(pods)) as pool:
+            answers = list(pool.map(lambda pod: self._python(pod, code), pods))
+        (victim,) = [pod for pod, said in zip(pods, answers, strict=True) if "killed" in said]
+        return str(victim)
 
-    def kill_rank(self, rank: int) -> str:
-        """SIGKILL a rank's process, as the kernel would; returns its pod."""
-        pod = self.worker_with_rank(rank)
-        (pid,) = self._pids(pod, rank)
-        self._python(pod, f"import os; os.kill({pid}, 9)")
-        return pod
-
-    def _pids(self, pod: str, rank: int) -> list[int]:
-        words = self._python(pod, _FIND.format(rank=rank)).split()
-        return [int(word) for word in words]
+    def _workers(self) -> list[Object]:
+        return self.kube.list("pods", self.namespace, "ray.io/node-type=worker")
 
     def _python(self, pod: str, code: str) -> str:
         where = ("-n", self.namespace, pod, "-c", "ray-worker")
         return self.kube.run("exec", *where, "--", "python", "-c", code)
 
 
-_FIND = """
-import pathlib
-for found in pathlib.Path("/proc").glob("[0-9]*"):
+_KILL = """
+import os, pathlib, time
+
+def is_victim(process):
     try:
-        words = (found / "cmdline").read_bytes().split(b"\\0")
-        env = (found / "environ").read_bytes().split(b"\\0")
+        words = (process / "cmdline").read_bytes().split(b"\\0")
+        env = (process / "environ").read_bytes().split(b"\\0")
+        return b"train.py" in words and b"RANK={rank}" in env
     except OSError:
-        continue
-    if b"train.py" in words and b"RANK={rank}" in env:
-        print(found.name)
+        return False
+
+log = pathlib.Path("{log}")
+while not (log.exists() and "step {step}/" in log.read_text()):
+    time.sleep(0.02)
+for process in pathlib.Path("/proc").glob("[0-9]*"):
+    if is_victim(process):
+        os.kill(int(process.name), 9)
+        print("killed", process.name)
 """
-
-
-def _steps(lines: list[str]) -> Iterator[int]:
-    for line in lines:
-        if "step " in line and "/" in line and " loss " in line:
-            yield int(line.split("step ")[1].split("/")[0])
 
 
 def start(kube: Kube, namespace: str, *args: str, **spec: Any) -> Run:
