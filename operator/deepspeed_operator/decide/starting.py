@@ -135,7 +135,7 @@ def cluster_is_coming_up(view: View) -> Plan | None:
     outlook = Outlook(
         phase=Phase.STARTING if attempt.number == 1 else Phase.RESTARTING,
         reason=Reason.RESTARTING if again else reason,
-        message=_keep_message(view, Reason.RESTARTING) if again else message,
+        message=(_keep_message(view, Reason.RESTARTING) if again else "") or message,
         ready=trouble_free,
         reconciling=not trouble_free,
     )

@@ -403,6 +403,20 @@ def test_missing_token_is_made_again() -> None:
     assert plan.actions == (EnsureToken(name),)
 
 
+def test_trouble_that_passes_during_a_restart_leaves_no_empty_message() -> None:
+    job, facts = running(a_job().with_restarts(1))
+    job = job.with_status(decide(job, observed(clusters=facts.clusters), 5).status)
+    job = job.with_status(decide(job, observed(clusters=facts.clusters), 6).status)
+    name = cluster_name(job)
+    cluster = (a_cluster(name),)
+    stuck = (a_pod(name, "head", **waiting_for("CreateContainerConfigError", "slow")),)
+    job = job.with_status(decide(job, observed(clusters=cluster, pods=stuck), 7).status)
+    coming = (a_pod(name, "head", phase="Pending", ready=False),)
+    status = status_of(decide(job, observed(clusters=cluster, pods=coming), 8))
+    ready = next(c for c in status.conditions if c.type == "Ready")
+    assert (ready.reason, ready.message != "") == (Reason.RESTARTING, True)
+
+
 def test_silent_kuberay_is_named() -> None:
     job = opened(a_job())
     facts = observed(clusters=(a_cluster(cluster_name(job)),))
