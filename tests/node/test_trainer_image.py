@@ -32,7 +32,7 @@ def test_the_trainers_own_tests_pass_in_its_image(pytest_folder: Path, tmp_path:
     tmp_path.chmod(0o777)
     lent = [f"--volume={ROOT}:/src:ro", f"--volume={pytest_folder}:/site:ro"]
     lent += [f"--volume={tmp_path}:/tmp:rw", "--volume=/dev/shm:/dev/shm:rw"]
-    # Ray asks for the address of its host's name, and without network there is one name that has one.
+    # Ray looks up its host's name, and without network only this one has an address.
     place = ["--isolation", "oci", "--runtime", "/usr/sbin/runc"]
     place += ["--network", "none", "--hostname", "localhost"]
     as_user = ["--user", "1000", "--workingdir", "/src", "--env", "PYTHONPATH=/site"]
