@@ -21,14 +21,16 @@ WORKER_GROUP = "workers"
 
 
 def build_owner_reference(job: JobFacts) -> dict[str, Any]:
-    """Return the reference by which the API server deletes children after their job."""
+    """Return the reference by which the API server deletes children after their job.
+
+    It does not block the deletion of the job: that would ask for a right on its finalizers.
+    """
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "name": job.key.name,
         "uid": job.uid,
         "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 
