@@ -2,7 +2,7 @@
 
 Issue 3's bounds: a condition with the fix in at most 10 s and no pods; after the verdict on an
 image that cannot be pulled, the attempt's pods gone in at most 30 s. Every case, with its seconds,
-its pods and its text, is a row of build/bad-input.md (and .json). Real here: API server,
+its pods and its text, is a row of build/bad-input.md. Real here: API server,
 controllers, scheduler, KubeRay, the operator with its chart's rights. Played: nodes and kubelets
 (support/hands.py).
 """
@@ -10,7 +10,7 @@ controllers, scheduler, KubeRay, the operator with its chart's rights. Played: n
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -21,9 +21,10 @@ from devcluster.cluster import Cluster
 from tests.support.audit import AuditLog
 from tests.support.eventually import eventually
 from tests.support.hands import ROOM, Behaviour, Hands, make_nodes, waits_for
-from tests.support.installed import ROOT, HostOperator, operator_on_host
+from tests.support.installed import HostOperator, operator_on_host
 from tests.support.jobs import PODS, LiveJob, home_of_jobs, small_job
 from tests.support.kube import Kube, condition, kube_of
+from tests.support.report import publish
 from tests.support.without_kuberay import plain_cluster
 from tools.install import install_chart
 
@@ -147,11 +148,11 @@ def operating(
 
 
 @pytest.fixture(scope="module")
-def table() -> Iterator[list[Row]]:
-    """All rows; written when the module ends, whatever the tests say of them."""
+def table(pytestconfig: pytest.Config) -> Iterator[list[Row]]:
+    """All rows; published when the module ends, whatever the tests say of them."""
     rows: list[Row] = []
     yield rows
-    write_table(rows)
+    publish(pytestconfig, "bad-input.md", render(rows))
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +240,8 @@ def count_pods(audit: AuditLog, namespace: str, since: int) -> int:
     return sum((c.verb, c.resource, c.subresource, c.namespace) == made for c in calls)
 
 
-def write_table(rows: list[Row]) -> None:
-    """Write build/bad-input.md and .json, and print the former."""
-    folder = ROOT / "build"
-    folder.mkdir(exist_ok=True)
-    (folder / "bad-input.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+def render(rows: list[Row]) -> str:
+    """The table in Markdown."""
     lines = [
         "| case | reason | s to the condition | pods created | s to no pods | text |",
         "|---|---|---|---|---|---|",
@@ -252,9 +250,7 @@ def write_table(rows: list[Row]) -> None:
         gone = "" if row.seconds_to_no_pods is None else f"{row.seconds_to_no_pods:.1f}"
         cells = (row.case, row.reason, f"{row.seconds:.1f}", str(row.pods_created), gone, row.text)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    text = "\n".join(lines) + "\n"
-    (folder / "bad-input.md").write_text(text)
-    print(f"\n{text}")
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -22,6 +22,7 @@ from tests.support.audit import AuditLog
 from tests.support.hands import Hands
 from tests.support.installed import USER
 from tests.support.lane import Lane, Outcome, open_lane
+from tests.support.report import publish
 
 LANES = 4
 KUBERAY = "devcluster:kuberay"
@@ -79,8 +80,8 @@ def folder(chart: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(cluster: Cluster, hands: Hands, folder: Path, audit: AuditLog) -> Reference:
-    with open_lane(cluster, hands, folder / "0") as lane:
+def reference(hands: Hands, folder: Path, audit: AuditLog) -> Reference:
+    with open_lane(hands, folder / "0") as lane:
         mark = audit.end()
         outcome = lane.tell(lane.live_through("undisturbed"))
         done = [c for c in audit.writes_by(USER, since=mark) if c.namespace == lane.namespace]
@@ -96,24 +97,30 @@ def reference(cluster: Cluster, hands: Hands, folder: Path, audit: AuditLog) -> 
 
 @pytest.fixture(scope="module")
 def trials(
-    cluster: Cluster, hands: Hands, folder: Path, audit: AuditLog, reference: Reference
+    hands: Hands, folder: Path, audit: AuditLog, reference: Reference, pytestconfig: pytest.Config
 ) -> tuple[list[Died], list[Made]]:
     """Every point, tried once, in lanes side by side."""
 
     def run_lane(number: int) -> tuple[list[Died], Made]:
         own = reference.points[number - 1 :: LANES]
-        with open_lane(cluster, hands, folder / str(number)) as lane:
+        with open_lane(hands, folder / str(number)) as lane:
             return die_at(lane, own), count_made(audit, lane.namespace)
 
     with ThreadPoolExecutor(LANES) as pool:
         lanes = list(pool.map(run_lane, range(1, LANES + 1)))
     died = sorted((d for found, _ in lanes for d in found), key=lambda d: d.point.job)
-    print(f"\nthe operator was killed {sum(d.kills for d in died)} times, once after each of:")
+    publish(pytestconfig, "crash-points.md", render(died, reference))
+    return died, [made for _, made in lanes]
+
+
+def render(died: Sequence[Died], reference: Reference) -> str:
+    """How often the operator died, after what, and which Events were never told for it."""
+    lines = [f"The operator was killed {sum(d.kills for d in died)} times, once after each of:"]
     for each in died:
         lost = Counter(reference.outcome.events) - Counter(each.outcome.events)
-        news = [text.partition(":")[0] for text in lost]
-        print(f"  {each.point.what}" + (f"   (Events never written: {news})" if news else ""))
-    return died, [made for _, made in lanes]
+        news = ", ".join(text.partition(":")[0] for text in lost)
+        lines.append(f"- {each.point.what}" + (f" (Event never told: {news})" if news else ""))
+    return "\n".join(lines)
 
 
 def die_at(lane: Lane, points: Sequence[Point]) -> list[Died]:

@@ -21,6 +21,7 @@ from tests.support.head import Head
 from tests.support.installed import USER, HostOperator, operator_on_host
 from tests.support.jobs import CLUSTERS, PODS, SECRETS, LiveJob, home_of_jobs, small_job
 from tests.support.kube import Kube, condition
+from tests.support.report import publish
 
 DEFAULT_PROGRESS_INTERVAL = {"DSJOB_PROGRESS_INTERVAL_SECONDS": "30"}
 
@@ -150,9 +151,12 @@ def test_the_end_is_complete_and_the_last_figures_stay(story: dict[str, Any]) ->
     assert status["progress"]["metrics"] == [{"name": "accuracy", "value": "0.95"}]
 
 
-def test_an_undisturbed_job_costs_at_most_six_writes_of_status(story: dict[str, Any]) -> None:
+def test_an_undisturbed_job_costs_at_most_six_writes_of_status(
+    story: dict[str, Any], pytestconfig: pytest.Config
+) -> None:
     counted = Counter(f"{call.verb} {call.kind}" for call in story["writes"])
-    print("writes of an undisturbed job:", dict(counted))
+    told = "\n".join(f"- {count} of {what}" for what, count in counted.items())
+    publish(pytestconfig, "writes.md", f"Writes of an undisturbed job of one attempt:\n{told}")
     assert 0 < counted["patch deepspeedjobs/status"] <= 6
     assert counted["create secrets"] == counted["patch rayclusters"] == 1
     assert [call for call in story["writes"] if call.status >= 400] == []
@@ -178,8 +182,8 @@ def test_deleting_a_running_job_takes_its_children_and_ends_all_writing(
     job, _ = start(cluster, hands, home, "dropped")
     mark = audit.end()
     job.kube.delete("deepspeedjobs.dsjob.dev", "dropped", home)
-    for kind in (CLUSTERS, SECRETS, PODS):
-        eventually(lambda kind=kind: not job.children(kind), f"no {kind} of the job is left")
+    kinds = (CLUSTERS, SECRETS, PODS)
+    eventually(lambda: not any(map(job.children, kinds)), "no child of the job is left")
     start(cluster, hands, elsewhere, "after-dropped")
     assert writes_in(audit, home, mark) == []
 

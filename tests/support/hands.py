@@ -64,6 +64,7 @@ class Hands:
     """Plays all kubelets of a cluster without nodes."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self._api = cluster.control_plane.api()
         self._parts: dict[tuple[str, str], _Part] = {}
         self._shown: dict[str, Object] = {}
@@ -81,7 +82,7 @@ class Hands:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        for _, head in self._heads.values():
+        for _pod, head in self._heads.values():
             head.close()
         for name in NODES:
             self._api.request("DELETE", f"/api/v1/nodes/{name}")
@@ -101,8 +102,7 @@ class Hands:
     def head_of(self, namespace: str, raycluster: str) -> Head:
         """The head of a RayCluster, as soon as there is one."""
         return eventually(
-            lambda: self._check() and self._find_head(namespace, raycluster),
-            f"RayCluster {raycluster} has a head",
+            lambda: self._find_head(namespace, raycluster), f"RayCluster {raycluster} has a head"
         )
 
     def heads_of_job(self, namespace: str, job: str) -> list[Head]:
@@ -120,6 +120,7 @@ class Hands:
         return found
 
     def _find_head(self, namespace: str, raycluster: str) -> Head:
+        self._check()
         for pod in self.pods(namespace, raycluster):
             if pod["metadata"]["uid"] in self._heads:
                 return self._heads[pod["metadata"]["uid"]][1]

@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask_head(self) -> Answer:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        port = int(self.server.server_address[1])
+        port = self.connection.getsockname()[1]
         return self.head.answer(self.command, self.path, port, body)
 
     @override

@@ -82,7 +82,7 @@ class LiveJob:
     def await_condition(self, kind: str, *, reason: str | None = None) -> Object:
         """Wait until a condition holds, or until it has this reason; returns the job then."""
 
-        def look() -> Object | None:
+        def look() -> Object:
             job = self.read()
             found = condition(job, kind)
             holds = found["status"] == "True" if reason is None else found["reason"] == reason

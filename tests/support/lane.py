@@ -165,9 +165,10 @@ def _plain(text: str, words: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def open_lane(cluster: Cluster, hands: Hands, folder: Path) -> Iterator[Lane]:
+def open_lane(hands: Hands, folder: Path) -> Iterator[Lane]:
     """A lane whose operator is ready."""
     folder.mkdir()
+    cluster = hands.cluster
     with ExitStack() as stack:
         namespace = stack.enter_context(home_of_jobs(kube_of(cluster), f"lane-{folder.name}"))
         proxy = stack.enter_context(ApiProxy(cluster, folder / "proxy"))
