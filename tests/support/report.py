@@ -10,6 +10,7 @@ def publish(config: pytest.Config, name: str, text: str) -> None:
     folder = ROOT / "build"
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"{text}\n")
-    terminal = config.get_terminal_writer()
-    terminal.line()
-    terminal.line(f"build/{name}:\n{text}")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    assert capture is not None, "pytest always has its capture manager"
+    with capture.global_and_fixture_disabled():
+        print(f"\nbuild/{name}:\n{text}")
