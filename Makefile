@@ -8,11 +8,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv/bin
 GENERATED := crds charts/deepspeed-operator/crds docs/api.md tests/data
+TRAINER_TESTS := tests/node/test_trainer_image.py
 TESTS := tests/pure tests/wire tests/cluster tests/node
 
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: venv ## Build everything that demo and test need: programs, images (root, Linux)
@@ -28,7 +29,11 @@ down: venv ## Stop and remove the cluster of the demo
 
 .PHONY: test
 test: setup ## Run all tests, from pure to real training, on a cluster of their own
-	@$(VENV)/pytest $(TESTS) --durations=10
+	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) --durations=10
+
+.PHONY: test-trainer
+test-trainer: setup ## Run the trainer's own tests in its image: ends, resume, functions (minutes)
+	@$(VENV)/pytest $(TRAINER_TESTS) --durations=10
 
 .PHONY: test-cold
 test-cold: python ## The same from a fresh clone with an empty home and empty caches

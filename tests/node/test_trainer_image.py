@@ -23,6 +23,7 @@ LIMIT_S = 1800
 def pytest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pytest alone, to be put beside what the image holds."""
     folder = tmp_path_factory.mktemp("site")
+    folder.chmod(0o755)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]
     subprocess.run([*install, f"pytest=={pytest.__version__}"], check=True)
     return folder
