@@ -125,7 +125,9 @@ def test_the_board_outlives_a_killed_driver_and_the_ranks_do_not(
     rank_pid = wait_for_pid(note)
     driver.kill()
     outcome = job.finish(contract, driver)
-    assert outcome.progress.phase is RunPhase.RUNNING
+    # A supervisor may live long enough to tell that its rank is gone; nobody tells a verdict.
+    assert outcome.progress.phase in (RunPhase.RUNNING, RunPhase.FINISHING)
+    assert outcome.progress.failure is None
     wait_until(lambda: not Path(f"/proc/{rank_pid}").exists(), "the rank lives on")
 
 
