@@ -44,6 +44,7 @@ class RayCluster:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_ADDRESS": f"127.0.0.1:{self._gcs}",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
             "DSJOB_PROGRESS_PORT": str(self.progress),
             "POD_UID": "head",
             "POD_NAME": "head",
