@@ -103,9 +103,6 @@ def _descend(
             name: derive_structural(child, defs, f"{path}.{name}", seen)
             for name, child in found["properties"].items()
         }
-        # A nested default is only filled in when its parent exists, so the parent gets one too.
-        if "default" in found and found["default"] == {}:
-            found["default"] = {}
     return found
 
 

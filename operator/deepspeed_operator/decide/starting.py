@@ -86,7 +86,7 @@ def run_is_not_submitted(view: View) -> Plan | None:
         return None
     watch = derive_head_watch(view)
     if view.run_state is RunState.DENIED:
-        return _explain_denial(view, watch)
+        return _explain(view, Reason.HEAD_REFUSES_TOKEN, _DENIED, watch)
     if view.run_state is RunState.PENDING or watch is None:
         return Plan(
             sentence="waits for the head to start the run",
@@ -98,7 +98,7 @@ def run_is_not_submitted(view: View) -> Plan | None:
     if source is not None and answers is None:
         return Plan(sentence="waits for the ConfigMap's content", head=watch, requeue_after_s=1)
     if answers is not None and (fault := find_config_fault(view, answers)) is not None:
-        return _explain_config(view, *fault)
+        return _explain(view, *fault, None)
     config = read_config(view.spec, None if answers is None else answers.config_map)
     ordered = build_contract(
         view.job,
@@ -215,14 +215,6 @@ _DENIED = (
     "the head refuses this operator's token: the Secret named as the RayCluster was not made by"
     " it; delete the RayCluster and that Secret, a new attempt follows"
 )
-
-
-def _explain_denial(view: View, watch: HeadWatch | None) -> Plan:
-    return _explain(view, Reason.HEAD_REFUSES_TOKEN, _DENIED, watch)
-
-
-def _explain_config(view: View, reason: Reason, message: str) -> Plan:
-    return _explain(view, reason, message, None)
 
 
 def _explain(view: View, reason: Reason, message: str, watch: HeadWatch | None) -> Plan:
