@@ -18,6 +18,7 @@ from deepspeed_trainer.contract import (
     EXIT_STOPPED,
     EXIT_WRONG_HEAD,
     Cause,
+    RunContract,
     RunPhase,
 )
 from tests.trainer.attempts import Job
@@ -90,10 +91,8 @@ def test_a_rank_dies_with_its_supervisor(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:
     """SIGKILL of Ray's worker leaves no program behind, and the pod is what is named."""
-    job, note = Job(cluster, storage), tmp_path / "pid"
-    contract = job.contract(1, "plain.py", "hang-1", str(note), deepspeed_config=None)
-    driver = job.start(contract)
-    rank_pid = wait_for_pid(note)
+    job = Job(cluster, storage)
+    contract, driver, rank_pid = hanging(job, "hang-1", tmp_path)
     os.kill(parent_of(rank_pid), signal.SIGKILL)
     outcome = job.finish(contract, driver)
     assert not Path(f"/proc/{rank_pid}").exists() or is_zombie(rank_pid)
@@ -105,10 +104,8 @@ def test_a_rank_dies_with_its_supervisor(
 def test_a_stopped_driver_stops_its_ranks_in_order(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:
-    job, note = Job(cluster, storage), tmp_path / "pid"
-    contract = job.contract(1, "plain.py", "hang", str(note), deepspeed_config=None)
-    driver = job.start(contract)
-    rank_pid = wait_for_pid(note)
+    job = Job(cluster, storage)
+    contract, driver, rank_pid = hanging(job, "hang", tmp_path)
     driver.send_signal(signal.SIGTERM)
     outcome = job.finish(contract, driver)
     assert outcome.exit_code == EXIT_STOPPED
@@ -119,10 +116,8 @@ def test_a_stopped_driver_stops_its_ranks_in_order(
 def test_the_board_outlives_a_killed_driver_and_the_ranks_do_not(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:
-    job, note = Job(cluster, storage), tmp_path / "pid"
-    contract = job.contract(1, "plain.py", "hang", str(note), deepspeed_config=None)
-    driver = job.start(contract)
-    rank_pid = wait_for_pid(note)
+    job = Job(cluster, storage)
+    contract, driver, rank_pid = hanging(job, "hang", tmp_path)
     driver.kill()
     outcome = job.finish(contract, driver)
     # A supervisor may live long enough to tell that its rank is gone; nobody tells a verdict.
@@ -164,10 +159,13 @@ def test_a_ray_job_ends_as_its_driver_does(cluster: RayCluster, storage: Path) -
     assert "[rank 1] RuntimeError: told to fail" in logs
 
 
-def wait_for_pid(note: Path) -> int:
-    """Return the process id that a program left in a file."""
+def hanging(job: Job, how: str, folder: Path) -> tuple[RunContract, subprocess.Popen[str], int]:
+    """Start an attempt that does not end; its contract, its driver, and a rank's process id."""
+    note = folder / "pid"
+    contract = job.contract(1, "plain.py", how, str(note), deepspeed_config=None)
+    driver = job.start(contract)
     wait_until(lambda: note.exists() and note.read_text(), "the program did not start")
-    return int(note.read_text())
+    return contract, driver, int(note.read_text())
 
 
 def parent_of(pid: int) -> int:
