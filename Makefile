@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv/bin
-GENERATED := crds charts/deepspeed-operator/crds docs/api.md tests/data
+GENERATED := crds charts/deepspeed-operator/crds docs/api.md docs/cli.md tests/data
 TRAINER_TESTS := tests/node/test_trainer_image.py
 TESTS := tests/pure tests/wire tests/cluster tests/node
 

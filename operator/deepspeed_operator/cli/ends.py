@@ -10,26 +10,31 @@ CliError
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Exit(IntEnum):
-    """Exit codes of every verb."""
+    """Exit codes of every verb, each with its meaning."""
 
-    DONE = 0
-    """What was asked for was done; a followed job is Complete."""
-    FAILED = 1
-    """The job failed, or what was asked for was refused or is not there."""
-    WRONG_USE = 2
-    """The command line or a file cannot be used as it is."""
-    UNAVAILABLE = 3
-    """The cluster cannot be reached or denies the right, or a package is missing."""
-    TOO_LATE = 4
-    """The time given by --timeout passed before the job's end; the job goes on."""
-    INTERRUPTED = 130
-    """Ctrl-C. A followed job goes on; a local run is stopped."""
-    ENDED = 143
-    """SIGTERM; as with Ctrl-C."""
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Self:
+        """Make a member: its code, and what the reference says of it."""
+        found = int.__new__(cls, code)
+        found._value_ = code
+        found.meaning = meaning
+        return found
+
+    DONE = 0, "What was asked for was done. A job that was followed is Complete."
+    FAILED = 1, "The job failed, or what was asked for was refused or is not there."
+    WRONG_USE = 2, "The command line or a file cannot be used as it is."
+    UNAVAILABLE = 3, "The cluster cannot be reached or denies the right, or a package is missing."
+    TOO_LATE = (
+        4,
+        "The time of --timeout passed. A job in a cluster goes on, a local run is stopped.",
+    )
+    INTERRUPTED = 130, "Ctrl-C. A job in a cluster goes on, a local run is stopped."
+    ENDED = 143, "SIGTERM to a local run, which is stopped."
 
 
 class CliError(Exception):

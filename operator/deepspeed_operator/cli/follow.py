@@ -29,6 +29,8 @@ class Follower:
     report: Callable[[Job], Iterable[str]]
     """What one would look for when nothing happens."""
     deadline_s: float | None = None
+    afterwards: str = "it goes on"
+    """What becomes of the job after the deadline."""
     quiet_s: float = QUIET_S
     poll_s: float = POLL_S
     _began: float = field(default_factory=time.monotonic)
@@ -52,7 +54,9 @@ class Follower:
                 return job
             if self.deadline_s is not None and now - self._began > self.deadline_s:
                 self._report(job)
-                raise TooLate(f"the job did not finish within {self.deadline_s:.0f} s; it goes on")
+                raise TooLate(
+                    f"the job did not finish within {self.deadline_s:.0f} s; {self.afterwards}"
+                )
             if now - changed_at > self.quiet_s:
                 self._tell(f"nothing new for {self.quiet_s:.0f} s; this is how things are:")
                 self._report(job)

@@ -5,9 +5,12 @@ that --help is quick.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -151,6 +154,78 @@ def list_jobs(*, all_namespaces: bool, **where: str | None) -> None:
         click.echo(f"no DeepSpeedJobs {within}", err=True)
         return
     console().print(picture.render_list(jobs, now(), with_namespace=all_namespaces))
+
+
+@main.command()
+@files_option
+@click.option(
+    "--local",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda _context, _option, given: _require_local(given=given),
+    help="On this machine. Required: on a cluster, submit.",
+)
+@click.option("--name", help="Which job, where the files hold several.")
+@click.option(
+    "--storage",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for checkpoints and logs. Default: ./dsjob-local/NAME.",
+)
+@click.option(
+    "--workdir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="Folder that holds the program, as the image's working directory does. Default: here.",
+)
+@click.option(
+    "--accelerator",
+    type=click.Choice(["Nvidia", "CPU"]),
+    help="Instead of the job's own: CPU tries a job for GPUs on a machine without any.",
+)
+@click.option("--python", help="Python with ray, torch and deepspeed. Default: PATH's, then ours.")
+@click.option("--resume", is_flag=True, help="Continue the last local run from its checkpoint.")
+@timeout_option
+def run(
+    *,
+    files: tuple[str, ...],
+    name: str | None,
+    storage: Path | None,
+    workdir: Path,
+    accelerator: str | None,
+    python: str | None,
+    resume: bool,
+    timeout_s: float | None,
+) -> None:
+    """Run a job on this machine: a private Ray, ranks as processes, no Kubernetes.
+
+    The same manifest, checks, driver and view as on a cluster. One attempt; nothing is left
+    running, whatever ends it.
+    """
+    from deepspeed_operator.cli.local import run as hands  # noqa: PLC0415  see above
+    from deepspeed_operator.cli.local.plan import Wishes  # noqa: PLC0415  see above
+
+    objects = manifests.read_objects(files)
+    job = manifests.only_job(objects, name)["metadata"]["name"]
+    wishes = Wishes(
+        storage=storage or Path("dsjob-local") / job,
+        job=job,
+        accelerator=accelerator,
+        resume=resume,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.ENDED))
+    tell = partial(click.echo, err=True)
+    outcome = hands.run_local(
+        objects, wishes, tell, now, python=python, workdir=workdir, deadline_s=timeout_s
+    )
+    console().print(picture.render_status(outcome.job, now()), soft_wrap=True)
+    if not picture.is_true(outcome.job, "Complete"):
+        tell("\n".join(["", f"{job} failed; what the ranks wrote:", *outcome.last_words]))
+        sys.exit(Exit.FAILED)
+
+
+def _require_local(*, given: bool) -> None:
+    if not given:
+        raise click.UsageError("run needs --local; `dsjob submit` runs a job on a cluster")
 
 
 def console() -> Console:

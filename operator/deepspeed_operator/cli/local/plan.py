@@ -1,0 +1,198 @@
+"""From a manifest to the contract of a local run, by the operator's own checks and builders.
+
+What differs from a cluster is said here and nowhere else: storage is a folder, ranks share this
+machine's cores, ConfigMaps come from the given files.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from deepspeed_operator.api.job import JobFacts, JobKey, Uid
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
+from deepspeed_operator.build.run import build_contract
+from deepspeed_operator.cli.ends import Refused, Unavailable, WrongUse
+from deepspeed_operator.cli.local.checks import check_job
+from deepspeed_operator.cli.manifests import Object, only_job
+from deepspeed_operator.decide.deepspeed import read_config
+from deepspeed_operator.decide.observed import ClaimFacts, Defaults, Observed, Prerequisites
+from deepspeed_operator.decide.prerequisites import find_unmet
+from deepspeed_operator.decide.status import format_time
+from deepspeed_operator.decide.view import View, read_view
+from deepspeed_operator.errors import InvalidJob
+from deepspeed_trainer import contract
+
+HEAD: Final = "local-head"
+CLUSTER: Final = "local"
+NAMESPACE: Final = "default"
+RANKS_TIMEOUT_S: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line adds to the manifest."""
+
+    storage: Path
+    job: str | None = None
+    """Name of the job, where the files hold several."""
+    accelerator: str | None = None
+    """Instead of the job's own accelerator.type."""
+    resume: bool = False
+    """Continue the last local run of this job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A local run, ready to be started."""
+
+    view: View
+    attempt: Attempt
+    contract: contract.RunContract
+
+    @property
+    def folder(self) -> Path:
+        """Where this attempt writes."""
+        order = self.contract
+        root = order.storage or ""
+        return Path(contract.attempt_dir(root, order.job, order.run, order.attempt))
+
+
+def plan_run(
+    objects: Sequence[Object],
+    wishes: Wishes,
+    note: Callable[[str], None],
+    *,
+    now: datetime,
+    cores: int,
+) -> Plan:
+    """Check a job as the API server and the operator would, and order its run.
+
+    Raises:
+        Refused: the job would be refused, or would not start, on a cluster either.
+        WrongUse: something that the job names is not in the given files.
+    """
+    document = only_job(objects, wishes.job)
+    spec = check_job(_with_accelerator(document, wishes.accelerator), note)
+    number, attempt_number = _count(wishes, document)
+    meta = document["metadata"]
+    job = JobFacts(
+        key=JobKey(meta.get("namespace", NAMESPACE), meta["name"]),
+        uid=Uid(f"local-{number}"),
+        generation=1,
+        resource_version="1",
+        deleting=False,
+        spec=spec.model_dump(by_alias=True, exclude_none=True),
+        status={},
+    )
+    view = read_view(job, Observed(), Defaults(trainer_image=CLUSTER), now)
+    config = _settle(view, objects)
+    attempt = Attempt(
+        number=attempt_number,
+        state="Opened",
+        cluster=CLUSTER,
+        submission_id=f"local-{number}-a{attempt_number}",
+        start_time=format_time(now),
+    )
+    try:
+        ordered = build_contract(job, spec, attempt, head_uid=HEAD, deepspeed_config=config)
+    except InvalidJob as error:
+        raise Refused(str(error)) from error
+    ordered = replace(
+        ordered,
+        storage=str(wishes.storage.resolve()),
+        cpus_per_rank=float(max(1, cores // ordered.world_size)),
+        ranks_timeout_s=RANKS_TIMEOUT_S,
+    )
+    return Plan(view, attempt, ordered)
+
+
+def refuse_missing_devices(spec: DeepSpeedJobSpec, devices: int) -> None:
+    """Raise Unavailable when the job wants more devices than this machine has."""
+    wanted = spec.nodes * spec.gpus_per_node
+    if spec.accelerator.type != "CPU" and devices < wanted:
+        raise Unavailable(
+            f"the job asks for {wanted} {spec.accelerator.type} devices ({spec.nodes} nodes x"
+            f" {spec.gpus_per_node}), and this machine has {devices}: add --accelerator CPU to"
+            " try it on the CPU, with gloo"
+        )
+
+
+def _with_accelerator(document: Object, kind: str | None) -> Object:
+    if kind is None or not isinstance(document.get("spec"), dict):
+        return document
+    return {**document, "spec": {**document["spec"], "accelerator": {"type": kind}}}
+
+
+def _settle(view: View, objects: Sequence[Object]) -> Mapping[str, Any] | None:
+    """Return the DeepSpeed configuration, if all that the operator asks for is there."""
+    answers = Prerequisites(
+        kuberay_served=None,
+        config_map=_find_config_map(view, objects),
+        claim=_find_claim(view, objects),
+        largest_device_count=None,
+    )
+    unmet = find_unmet(view, answers)
+    if unmet is not None:
+        raise Refused(f"{unmet[0]}: {unmet[1]}")
+    return read_config(view.spec, answers.config_map)
+
+
+def _find_config_map(view: View, objects: Sequence[Object]) -> Mapping[str, str] | None:
+    source = view.spec.deepspeed.config_map
+    if source is None:
+        return None
+    found = _find(view, objects, "ConfigMap", source.name)
+    if found is None:
+        raise WrongUse(
+            f"spec.deepspeed.configMap names ConfigMap {source.name!r}, which is in none of the"
+            " given files: add its manifest with another -f"
+        )
+    return dict(found.get("data") or {})
+
+
+def _find_claim(view: View, objects: Sequence[Object]) -> ClaimFacts:
+    """Return the claim as the files have it; one that they do not hold is taken to be right."""
+    name = "" if view.spec.storage is None else view.spec.storage.volume_claim
+    found = _find(view, objects, "PersistentVolumeClaim", name)
+    modes = ["ReadWriteMany"] if found is None else (found.get("spec") or {}).get("accessModes", [])
+    return ClaimFacts(tuple(modes), "Bound")
+
+
+def _find(view: View, objects: Sequence[Object], kind: str, name: str) -> Object | None:
+    namespace = view.job.key.namespace
+    for each in objects:
+        meta = each["metadata"]
+        if (each["kind"], meta["name"]) == (kind, name) and (
+            meta.get("namespace", namespace) == namespace
+        ):
+            return each
+    return None
+
+
+def _count(wishes: Wishes, document: Object) -> tuple[int, int]:
+    """Return the numbers of the run and of its attempt, by what lies on the storage.
+
+    A local run is a job of its own, as after kubectl delete and apply; with `resume` it is the
+    next attempt of the last one.
+    """
+    meta = document["metadata"]
+    home = wishes.storage / meta.get("namespace", NAMESPACE) / meta["name"]
+    last = max((n for each in _names(home) if (n := _number(each, "local-"))), default=0)
+    if not wishes.resume:
+        return last + 1, 1
+    if last == 0:
+        raise WrongUse(f"there is no run of {meta['name']!r} in {wishes.storage} to continue")
+    runs = home / f"local-{last}" / "run-1"
+    return last, 1 + max((_number(each, "attempt-") for each in _names(runs)), default=0)
+
+
+def _names(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()] if folder.is_dir() else []
+
+
+def _number(name: str, prefix: str) -> int:
+    found = re.fullmatch(rf"{prefix}(\d+)", name)
+    return int(found[1]) if found else 0
