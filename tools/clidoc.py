@@ -38,7 +38,7 @@ The manifest is checked as the API server would check it (types, unknown fields,
 and as the operator would (sizes, storage, the DeepSpeed configuration); rules about changes and the
 platform's own policies are not. Then the operator's own builder makes the contract of the run, and
 the trainer's own driver obeys it on a private Ray: a head without training work and a worker for
-each node of the job, all on the loopback device and with a token of their own. What differs:
+each node of the job, with a token of its own. What differs:
 
 | on a cluster | here |
 |---|---|

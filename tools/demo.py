@@ -19,7 +19,8 @@ import yaml
 from devcluster import cluster as clusters
 from devcluster.cluster import Cluster
 from devcluster.errors import DevclusterError, StepFailed
-from tools import install
+from tools import images, install, localdemo
+from tools.ground import find_obstacle
 from tools.images import OPERATOR, QUICKSTART, TRAINER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,12 +91,15 @@ def perform(cluster_name: str) -> int:
 
 
 def main() -> int:
-    """Read the arguments and tell failures in one sentence."""
+    """Run the demo that this machine can carry, and tell failures in one sentence."""
     parser = argparse.ArgumentParser(description="Train the example on an embedded cluster.")
     parser.add_argument("--name", default="demo", help="the cluster's name")
     arguments = parser.parse_args()
+    obstacle = find_obstacle()
     try:
-        return perform(arguments.name)
+        if obstacle is not None:
+            return localdemo.perform(obstacle)
+        return images.main() or perform(arguments.name)
     except StepFailed:
         return 1  # told where it happened
     except DevclusterError as error:

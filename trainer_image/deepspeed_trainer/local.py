@@ -180,7 +180,11 @@ class LocalRay:
     def _build_env(self) -> dict[str, str]:
         """Return the environment of all processes: the caller's, with a Ray of our own."""
         given = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
+        scratch = self._order.folder / "tmp"
+        scratch.mkdir(exist_ok=True)
         return {
+            # What is left of killed supervisors goes with our own folder.
+            "TMPDIR": str(scratch),
             # Ranks meet on the loopback device, whatever this machine is connected to.
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",

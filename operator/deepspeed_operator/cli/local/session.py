@@ -7,6 +7,7 @@ ends, in whatever way, its line to `deepspeed_trainer.local` ends, and with it a
 import json
 import os
 import queue
+import re
 import secrets
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from typing import Final, Self
 from deepspeed_operator.cli.ends import Unavailable
 from deepspeed_operator.cli.local.plan import Plan
 from deepspeed_operator.cli.local.state import Seen, Stage, derive_job
-from deepspeed_operator.cli.picture import Job
+from deepspeed_operator.cli.picture import TAIL_MARK, Job, printable
 from deepspeed_trainer import __file__ as trainer_file
 from deepspeed_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PATH, ContractError, Progress
 
@@ -30,6 +31,7 @@ ANSWER_S: Final = 5.0
 STOP_MARGIN_S: Final = 20.0
 """Beyond the ranks' own grace: Ray is killed, folders are deleted."""
 LAST_LINES: Final = 20
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Session:
@@ -62,7 +64,7 @@ class Session:
 
     def __enter__(self) -> Self:
         """Start Ray's keeper."""
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="dsjob-", dir=FOLDERS))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="dsjob-local-", dir=FOLDERS))
         self._stderr = tempfile.TemporaryFile()
         self._keeper = subprocess.Popen(
             self._command,
@@ -190,4 +192,5 @@ def _quote_end(path: Path) -> list[str]:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [f"  {path.name}, its last lines:", *(f"    │ {line}" for line in lines[-LAST_LINES:])]
+    last = [_COLOUR.sub("", line) for line in lines[-LAST_LINES:]]
+    return [f"  {path.name}, its last lines:", *(f"{TAIL_MARK}{printable(line)}" for line in last)]
