@@ -22,7 +22,14 @@ from kubernetes.config import (
 )
 
 from deepspeed_operator.api import names
-from deepspeed_operator.cli.ends import Denied, NotThere, Refused, Unavailable, WrongUse
+from deepspeed_operator.cli.ends import (
+    Denied,
+    NotThere,
+    Overwhelmed,
+    Refused,
+    Unavailable,
+    WrongUse,
+)
 
 Object = dict[str, Any]
 
@@ -119,7 +126,13 @@ class Cluster:
         query = {"fieldManager": FIELD_OWNER, "fieldValidation": "Strict"}
         if force:
             query["force"] = "true"
-        status, found = self._ask("PATCH", path, query, body, APPLY)
+        try:
+            status, found = self._ask("PATCH", f"{path}/{_name_of(body)}", query, body, APPLY)
+        except Overwhelmed:
+            # An apply with an unknown field is answered with 500; a create says what is wrong.
+            trial = {"fieldValidation": "Strict", "dryRun": "All"}
+            self._ask("POST", path, trial, body)
+            raise
         return found, status == 201
 
     def delete_job(self, job: Mapping[str, Any]) -> None:
@@ -139,7 +152,7 @@ class Cluster:
         return self._ask("GET", path, query or {})[1]
 
     def _path_of(self, body: Mapping[str, Any]) -> str:
-        """Return an object's path, after asking the server for its kind."""
+        """Return the path of an object's kind in its namespace, after asking the server for it."""
         version, kind, meta = body["apiVersion"], body["kind"], body["metadata"]
         group = f"/apis/{version}" if "/" in version else f"/api/{version}"
         if version not in self._served:
@@ -154,11 +167,10 @@ class Cluster:
         if resource is None:
             fix = "; install the operator's chart first" if kind == names.KIND else ""
             raise NotThere(f"the cluster has no kind {kind} in {version}{fix}", status=404)
-        name = quote(meta["name"], safe="")
         if not resource["namespaced"]:
-            return f"{group}/{resource['name']}/{name}"
+            return f"{group}/{resource['name']}"
         home = quote(meta.get("namespace", self.namespace), safe="")
-        return f"{group}/namespaces/{home}/{resource['name']}/{name}"
+        return f"{group}/namespaces/{home}/{resource['name']}"
 
     def _explain(self, error: NotThere, name: str) -> NotThere:
         """Tell a missing job from a missing operator."""
@@ -221,12 +233,16 @@ def _load_pod_account(configuration: Configuration, where: Where, otherwise: str
     return where.namespace or POD_NAMESPACE.read_text().strip()
 
 
+def _name_of(body: Mapping[str, Any]) -> str:
+    return quote(body["metadata"]["name"], safe="")
+
+
 def _derive_error(status: int, found: Mapping[str, Any]) -> Refused | Unavailable:
     message = str(found.get("message") or f"status {status} without a word")
     if status in (401, 403):
         return Denied(f"the API server denies this: {message}")
     if status == 429 or status >= 500:
-        return Unavailable(f"the API server cannot answer now ({status}): {message}")
+        return Overwhelmed(f"the API server cannot answer now ({status}): {message}")
     listed = (found.get("details") or {}).get("causes") or []
     causes = [(each.get("field", ""), each.get("message", "")) for each in listed]
     kind = NotThere if status == 404 else Refused

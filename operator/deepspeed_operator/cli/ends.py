@@ -4,7 +4,8 @@ CliError
 ├── Refused       1  the job failed, or the server refused what was asked for, or it is not there
 ├── WrongUse      2  what was typed or written cannot be meant
 ├── Unavailable   3  what the command needs is not to be had: the cluster, a package
-│   └── Denied    3  the caller lacks a right; asking again cannot help
+│   ├── Denied       the caller lacks a right; asking again cannot help
+│   └── Overwhelmed  the server answers 429 or 5xx; asking again may help
 └── TooLate       4  the deadline passed before the job's end
 """
 
@@ -72,6 +73,10 @@ class Unavailable(CliError):
 
 class Denied(Unavailable):
     """The caller lacks a right."""
+
+
+class Overwhelmed(Unavailable):
+    """The server answers that it cannot."""
 
 
 class TooLate(CliError):

@@ -132,6 +132,8 @@ def status(
     if watch:
         _watch(cluster, name, timeout_s)
     job = cluster.job(name)
+    # As kubectl does: who wrote which field is of no use to who reads a status.
+    job["metadata"].pop("managedFields", None)
     if output == "json":
         click.echo(json.dumps(job, indent=2))
     elif output == "yaml":

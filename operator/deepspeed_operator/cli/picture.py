@@ -65,10 +65,13 @@ def conditions_table(job: Job, *, only_telling: bool = False) -> str:
     found = _conditions(job)
     if only_telling:
         found = [each for each in found if each["status"] != "False" or each["type"] == "Ready"]
-    rows = [
-        f"    {c['type']:<14}{c['status']:<9}{c.get('reason', ''):<22}{c.get('message', '')}"
-        for c in found
-    ]
+    rows, said = [], set[str]()
+    for each in found:
+        message = each.get("message", "")
+        rows.append(f"    {each['type']:<14}{each['status']:<9}{each.get('reason', ''):<22}")
+        if not only_telling or message not in said:
+            rows[-1] += message
+        said.add(message)
     return printable("\n".join(["  conditions:", *(rows or ["    none yet"])]))
 
 

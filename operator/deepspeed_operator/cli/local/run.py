@@ -71,8 +71,9 @@ def _announce(plan: Plan, workdir: Path) -> str:
     order = plan.contract
     what = "continues" if order.attempt > 1 else "runs"
     return (
-        f"{order.job.name} {what} here: {order.nodes} workers x {order.ranks_per_node} ranks on"
-        f" {order.accelerator}, program from {workdir.resolve()}, storage {order.storage}"
+        f"{order.job.name} {what} here: nodes {order.nodes}, ranks per node {order.ranks_per_node},"
+        f" accelerator {order.accelerator}, program from {workdir.resolve()},"
+        f" storage {order.storage}"
     )
 
 
