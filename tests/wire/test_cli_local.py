@@ -182,3 +182,23 @@ def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     assert code == 4
     assert "did not finish within 1 s; it is stopped" in err
     await_end(run.order()["pid"])
+
+
+def test_what_a_killed_keeper_leaves_behind_is_ended(tmp_path: Path) -> None:
+    child = 'import subprocess; subprocess.Popen(["sleep", "600"], start_new_session=True)'
+    run = Played(tmp_path, f"{child}\n{HANG}")
+    keeper = run.order()["pid"]
+    orphan = await_child(keeper)
+    os.kill(keeper, signal.SIGKILL)
+    assert run.end()[0] == 1
+    await_end(orphan)
+
+
+def await_child(pid: int) -> int:
+    """The one child of a process, once it is there."""
+    deadline = time.monotonic() + 30
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    while not path.read_text().split():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(path.read_text().split()[0])

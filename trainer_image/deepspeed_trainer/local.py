@@ -80,7 +80,7 @@ class Order:
 def main() -> int:
     """Run one attempt and leave nothing behind; exit code 0 whatever became of it."""
     order = Order.from_json(sys.stdin.readline())
-    _call_prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _raise_stop)
     run = LocalRay(order)
@@ -196,6 +196,11 @@ class LocalRay:
             "RAY_USAGE_STATS_ENABLED": "0",
             "DSJOB_PROGRESS_PORT": str(self.progress_port),
         }
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every process below this one whose own parent ends."""
+    _call_prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_descendants() -> None:

@@ -39,7 +39,7 @@ def run_local(
     Raises:
         Refused: a cluster would not run it either.
         WrongUse: the files do not hold what the job names.
-        Unavailable: packages or devices are missing here, or Ray cannot be stopped.
+        Unavailable: packages or devices are missing here.
         TooLate: the deadline passed; the run was stopped.
     """
     try:

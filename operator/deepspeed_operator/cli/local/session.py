@@ -25,6 +25,7 @@ from deepspeed_operator.cli.local.state import Seen, Stage, derive_job
 from deepspeed_operator.cli.picture import TAIL_MARK, Job, printable
 from deepspeed_trainer import __file__ as trainer_file
 from deepspeed_trainer.contract import MAX_PROGRESS_BYTES, PROGRESS_PATH, ContractError, Progress
+from deepspeed_trainer.local import adopt_orphans, end_descendants
 
 FOLDERS: Final = "/tmp"  # noqa: S108  sockets of Ray lie in it, and their paths must be short
 ANSWER_S: Final = 5.0
@@ -64,6 +65,7 @@ class Session:
 
     def __enter__(self) -> Self:
         """Start Ray's keeper."""
+        adopt_orphans()
         self._folder = folder = Path(tempfile.mkdtemp(prefix="dsjob-local-", dir=FOLDERS))
         self._stderr = tempfile.TemporaryFile()
         self._keeper = subprocess.Popen(
@@ -82,7 +84,10 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the keeper's input, which ends all the rest, and wait for it."""
+        """End the keeper's input, which ends all the rest, and wait for it.
+
+        What a keeper that was killed has left is ended here: this process is next in line.
+        """
         grace_s = self._plan.contract.stop_grace_s + STOP_MARGIN_S
         assert self._keeper.stdin is not None  # noqa: S101  a pipe, see above
         self._keeper.stdin.close()
@@ -90,12 +95,9 @@ class Session:
             self._keeper.wait(grace_s)
         except subprocess.TimeoutExpired:
             self._keeper.kill()
-            self._keeper.wait()
-            raise Unavailable(
-                f"the local Ray did not stop within {grace_s:.0f} s and was killed; look for"
-                " processes of ray that are left"
-            ) from None
         finally:
+            if self._keeper.wait() != 0:
+                end_descendants()
             self._stderr.close()
             # The keeper deletes it too, should this process not live to do it.
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -150,6 +152,9 @@ class Session:
                     self._seen = Seen(Stage.OVER, trouble=str(event["message"]))
                 case _:
                     self._note_gone()
+        # A child of a killed keeper may hold its end of the pipe.
+        if self._keeper.poll():
+            self._note_gone()
 
     def _note_gone(self) -> None:
         """The keeper has ended: after the end of the run it may, before that it was killed."""
