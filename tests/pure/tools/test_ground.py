@@ -59,20 +59,29 @@ def test_the_demo_runs_on_this_machine_where_it_must(machine, monkeypatch) -> No
     assert demo.main() > 0
 
 
-def test_the_obstacle_is_the_last_sentence_of_a_local_demo(monkeypatch, capsys) -> None:
-    done = subprocess.CompletedProcess([], 0)
+@pytest.fixture
+def prepared(monkeypatch, tmp_path):
+    """Everything that the local demo needs is there; dsjob ends with the given code."""
+    monkeypatch.setattr(localdemo, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(localdemo, "run_steps", lambda *_, **__: [])
-    monkeypatch.setattr(localdemo.subprocess, "run", lambda *_, **__: done)
+
+    def end_with(code: int) -> None:
+        done = subprocess.CompletedProcess([], code)
+        monkeypatch.setattr(localdemo.subprocess, "run", lambda *_, **__: done)
+
+    return end_with
+
+
+def test_the_obstacle_is_the_last_sentence_of_a_local_demo(prepared, capsys) -> None:
+    prepared(0)
     assert localdemo.perform("no real cluster can be had here: why") == 0
     assert (
         capsys.readouterr().out.splitlines()[-1].endswith("no real cluster can be had here: why.")
     )
 
 
-def test_a_local_demo_that_fails_fails(monkeypatch) -> None:
-    done = subprocess.CompletedProcess([], 1)
-    monkeypatch.setattr(localdemo, "run_steps", lambda *_, **__: [])
-    monkeypatch.setattr(localdemo.subprocess, "run", lambda *_, **__: done)
+def test_a_local_demo_that_fails_fails(prepared) -> None:
+    prepared(1)
     assert localdemo.perform("why") == 1
 
 
