@@ -28,6 +28,7 @@ The same program is installed as `kubectl-dsjob`, so that `kubectl dsjob status 
 | try a job on this machine | `dsjob run --local -f job.yaml` |
 | run it on a cluster and follow it to its end | `dsjob submit -f job.yaml --watch` |
 | know what it does, how far it is, why it waits, why it failed | `dsjob status NAME` |
+| read what its ranks write | `dsjob logs NAME -f`, or of one `--rank 3` |
 | see all jobs | `dsjob list -A` |
 """
 

@@ -147,6 +147,33 @@ class Cluster:
         }
         self._ask("DELETE", path, {}, options)
 
+    def execute(self, pod: str, container: str, command: list[str]) -> str:
+        """Run a command in a pod of this namespace and return what it printed."""
+        from kubernetes.client import CoreV1Api  # noqa: PLC0415  all types of Kubernetes
+        from kubernetes.client.exceptions import ApiException  # noqa: PLC0415
+        from kubernetes.stream import stream  # noqa: PLC0415
+
+        api = CoreV1Api(ApiClient(self.configuration))
+        streams = {"stdin": False, "stdout": True, "stderr": True, "tty": False}
+        try:
+            line = stream(
+                api.connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                container=container,
+                command=command,
+                _preload_content=False,
+                **streams,
+            )
+            line.run_forever(timeout=TIMEOUT_S[1])
+            said, complaint = line.read_stdout(timeout=0), line.read_stderr(timeout=0)
+            code = line.returncode
+        except ApiException as error:
+            raise _derive_exec_error(pod, error) from error
+        if code != 0:
+            raise Unavailable(f"pod {pod} cannot be read: {(complaint or said).strip()[-300:]}")
+        return str(said)
+
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Object:
         """Read what lies at a path."""
         return self._ask("GET", path, query or {})[1]
@@ -231,6 +258,19 @@ def _load_pod_account(configuration: Configuration, where: Where, otherwise: str
             " give --kubeconfig"
         ) from error
     return where.namespace or POD_NAMESPACE.read_text().strip()
+
+
+def _derive_exec_error(pod: str, error: Exception) -> Refused | Unavailable:
+    """Return the server's own answer to the handshake, which the client puts into a text."""
+    cause = error.__context__
+    status = getattr(cause, "status_code", None)
+    if status is None:
+        return Unavailable(f"pod {pod} cannot be read: {_first_line(error)}")
+    try:
+        found = json.loads(getattr(cause, "resp_body", None) or b"{}")
+    except ValueError:
+        found = {}
+    return _derive_error(status, found)
 
 
 def _name_of(body: Mapping[str, Any]) -> str:

@@ -144,6 +144,26 @@ def status(
         sys.exit(Exit.FAILED)
 
 
+@main.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Read on until the job is finished.")
+@click.option("--rank", type=click.IntRange(min=0), help="The lines of one rank. Default: all.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Default: the last one.")
+@cluster_options
+def logs(
+    *, name: str, follow: bool, rank: int | None, attempt: int | None, **where: str | None
+) -> None:
+    """Print what the ranks wrote: while the job runs, and as long as its cluster is kept.
+
+    It needs the right to exec into the job's pods.
+    """
+    from deepspeed_operator.cli.logs import LogReader, Wanted  # noqa: PLC0415  see above
+
+    wanted = Wanted(name, rank, attempt, follow)
+    for line in LogReader(_open(where), wanted, partial(click.echo, err=True)).lines():
+        click.echo(line)
+
+
 @main.command("list")
 @click.option("-A", "--all-namespaces", is_flag=True, help="The jobs of all namespaces.")
 @cluster_options
