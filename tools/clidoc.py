@@ -44,9 +44,10 @@ each node of the job, with a token of its own. What differs:
 | on a cluster | here |
 |---|---|
 | `image` | the Python with ray, torch and deepspeed (`--python`) |
-| the image's working directory | `--workdir`, by default the current folder |
+| the image's working directory, `workingDir` | `--workdir`, by default the current folder |
+| `code` | files of a ConfigMap in one of the files given with `-f`, else `--workdir` |
 | `storage.volumeClaim` | a folder, `./dsjob-local/NAME` (`--storage`) |
-| `deepspeed.configMap` | a ConfigMap in one of the files given with `-f` |
+| `deepspeed.configMap`, `envFile` | a ConfigMap in one of the files given with `-f` |
 | `accelerator: {type: Nvidia}` | GPUs of this machine, or `--accelerator CPU` |
 | `failurePolicy` | one attempt; `--resume` starts the next one from the last checkpoint |
 | `worker`, `head`, `scheduling`, `ttlSecondsAfterFinished` | checked, and without effect |

@@ -16,7 +16,14 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer.contract import Entrypoint, JobRef, Progress, RunContract, attempt_dir
+from deepspeed_trainer.contract import (
+    Entrypoint,
+    EntrypointKind,
+    JobRef,
+    Progress,
+    RunContract,
+    attempt_dir,
+)
 from tests.trainer.attempts import CONFIG
 from tests.trainer.raycluster import PROGRAMS, ROOT, wait_until
 
@@ -41,7 +48,7 @@ class Local:
             backend="gloo",
             cpus_per_rank=1.0,
             gpus_per_rank=0,
-            entrypoint=Entrypoint("script", program, args),
+            entrypoint=Entrypoint(EntrypointKind.SCRIPT, program, args),
             deepspeed_config=CONFIG if program == "tiny.py" else None,
             storage=str(storage),
             head_pod_uid="local-head",

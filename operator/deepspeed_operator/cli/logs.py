@@ -2,8 +2,9 @@
 
 Each look is a short program in the pod that reads on from where the last one stopped: nothing is
 left running there, and following survives a broken line and a new attempt.  With storage the ranks'
-files on it are read, else Ray's log of the job.  After the cluster is gone nothing can be read
-here; then it is said where the files are.
+files on it are read, else Ray's log of the job.  The ranks of a function or a driver program live
+in Ray's own workers, and share one log without a rank on its lines.  After the cluster is gone
+nothing can be read here; then it is said where the files are.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from deepspeed_operator.cli.ends import NotThere, Unavailable
+from deepspeed_operator.cli.ends import NotThere, Unavailable, WrongUse
 from deepspeed_operator.cli.picture import Job, condition, describe, is_true, printable
 from deepspeed_trainer.contract import STORAGE_MOUNT
 
@@ -82,6 +83,7 @@ class LogReader:
     _attempt: int = 0
     _offsets: dict[str, int] = field(default_factory=dict)
     _noted: str = ""
+    _is_shared: bool = False
 
     def lines(self) -> Iterator[str]:
         """Yield lines until there are no more; when following, until the job is finished.
@@ -154,10 +156,17 @@ class LogReader:
 
     def _order(self, job: Job, attempt: Mapping[str, Any]) -> dict[str, Any]:
         """Return which files hold the lines."""
-        if job["spec"].get("storage") is None:
+        entrypoint, rank = job["spec"]["entrypoint"], self.wanted.rank
+        self._is_shared = "function" in entrypoint or "driver" in entrypoint
+        if self._is_shared and rank is not None:
+            raise WrongUse(
+                "the ranks of a function or a driver program share one log: leave --rank out"
+            )
+        if job["spec"].get("storage") is None or "function" in entrypoint:
             pattern = f"job-driver-{attempt['submissionId']}.log"
             return {"folder": RAY_LOGS, "pattern": pattern}
-        rank = self.wanted.rank
+        if self._is_shared:
+            return {"folder": _logs_folder(job, attempt), "pattern": "driver.log"}
         pattern = "rank-*.log" if rank is None else f"rank-{rank:05d}.log"
         return {"folder": _logs_folder(job, attempt), "pattern": pattern}
 
@@ -175,6 +184,9 @@ class LogReader:
     def _pick(self, name: str, text: str) -> Iterator[str]:
         of_one = RANK_FILE.fullmatch(name)
         for line in text.splitlines():
+            if self._is_shared:
+                yield line
+                continue
             if of_one is not None:
                 rank, said = int(of_one[1]), line
             elif (found := RANK_LINE.search(line)) is not None:

@@ -133,6 +133,22 @@ def test_the_configuration_comes_from_a_config_map_of_the_same_files(tmp_path: P
             plan(job, *objects, storage=tmp_path)
 
 
+def test_code_and_environment_come_from_config_maps_of_the_files(tmp_path: Path) -> None:
+    source = {"configMap": {"name": "env"}}
+    job = a_job(code={"configMap": {"name": "code"}}, deepspeed={"envFile": source})
+    data = {"code": {"train.py": "print(1)"}, "env": {".deepspeed_env": "A=1\n"}}
+    maps = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": found}
+        for name, found in data.items()
+    ]
+    found = plan(job, *maps, storage=tmp_path)
+    assert found.code == data["code"]
+    assert found.contract.env == {"A": "1"}
+    assert plan(job, maps[1], storage=tmp_path).code is None, "the program is in the workdir"
+    with pytest.raises(WrongUse, match="ConfigMap 'env'"):
+        plan(job, maps[0], storage=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deepspeed_operator.cli.ends import NotThere, Unavailable
+from deepspeed_operator.cli.ends import NotThere, Unavailable, WrongUse
 from deepspeed_operator.cli.logs import LogReader, Wanted
 
 RUN = "team/bert/uid/run-1"
@@ -31,7 +31,8 @@ def a_job(*attempts: dict[str, Any], finished: bool = False, stored: bool = True
     ]
     storage = {"storage": {"volumeClaim": "runs"}} if stored else {}
     status = {"attempts": list(attempts), "conditions": conditions, "phase": "Starting"}
-    return {"spec": {"nodes": 2, **storage}, "status": {**status, "run": {"storagePath": RUN}}}
+    spec = {"nodes": 2, "entrypoint": {"script": "train.py"}, **storage}
+    return {"spec": spec, "status": {**status, "run": {"storagePath": RUN}}}
 
 
 class Machine:
@@ -137,6 +138,22 @@ def test_without_storage_the_lines_are_found_in_rays_log(tmp_path: Path) -> None
     machine = Machine(tmp_path, a_job(an_attempt(), stored=False))
     assert read(machine)[0] == ["[rank 1] eins", "[rank 0] one"]
     assert read(machine, rank=1)[0] == ["eins"]
+
+
+@pytest.mark.parametrize("kind", ["function", "driver"])
+def test_ranks_in_rays_own_workers_share_a_log(tmp_path: Path, kind: str) -> None:
+    job = a_job(an_attempt())
+    job["spec"]["entrypoint"] = {kind: "x"}
+    for folder, name in (
+        ("tmp/ray/session_latest/logs", "job-driver-bert-a1.log"),
+        (f"mnt/dsjob/{RUN}/attempt-1/logs", "driver.log"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_text(f"said in {name}\n")
+    expected = "job-driver-bert-a1.log" if kind == "function" else "driver.log"
+    assert read(Machine(tmp_path, job))[0] == [f"said in {expected}"]
+    with pytest.raises(WrongUse, match="leave --rank out"):
+        read(Machine(tmp_path, job), rank=0)
 
 
 def test_a_long_log_is_read_in_parts_and_whole(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from deepspeed_operator.api.job import JobFacts, JobKey, Uid
 from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
@@ -18,8 +18,19 @@ from deepspeed_operator.cli.ends import Refused, Unavailable, WrongUse
 from deepspeed_operator.cli.local.checks import check_job
 from deepspeed_operator.cli.manifests import Object, only_job
 from deepspeed_operator.decide.deepspeed import read_config
-from deepspeed_operator.decide.observed import ClaimFacts, Defaults, Observed, Prerequisites
-from deepspeed_operator.decide.prerequisites import find_unmet
+from deepspeed_operator.decide.environment import read_environment
+from deepspeed_operator.decide.observed import (
+    ClaimFacts,
+    Defaults,
+    Observed,
+    Prerequisites,
+    Wanted,
+)
+from deepspeed_operator.decide.prerequisites import (
+    derive_ordered_config_maps,
+    derive_wanted,
+    find_unmet,
+)
 from deepspeed_operator.decide.status import format_time
 from deepspeed_operator.decide.view import View, read_view
 from deepspeed_operator.errors import InvalidJob
@@ -51,6 +62,8 @@ class Plan:
     view: View
     attempt: Attempt
     contract: contract.RunContract
+    code: Mapping[str, str] | None = None
+    """Files of the program, where the given files hold the ConfigMap of spec.code."""
 
     @property
     def folder(self) -> Path:
@@ -88,7 +101,9 @@ def plan_run(
         status={},
     )
     view = read_view(job, Observed(), Defaults(trainer_image=CLUSTER), now)
-    config = _settle(view, objects)
+    answers = _read_answers(view, objects)
+    if (unmet := find_unmet(view, answers)) is not None:
+        raise Refused(f"{unmet[0]}: {unmet[1]}")
     attempt = Attempt(
         number=attempt_number,
         state="Opened",
@@ -97,7 +112,14 @@ def plan_run(
         start_time=format_time(now),
     )
     try:
-        ordered = build_contract(job, spec, attempt, head_uid=HEAD, deepspeed_config=config)
+        ordered = build_contract(
+            job,
+            spec,
+            attempt,
+            head_uid=HEAD,
+            deepspeed_config=read_config(spec, answers.config_maps),
+            env=read_environment(spec, answers.config_maps),
+        )
     except InvalidJob as error:
         raise Refused(str(error)) from error
     ordered = replace(
@@ -106,7 +128,7 @@ def plan_run(
         cpus_per_rank=float(max(1, cores // ordered.world_size)),
         ranks_timeout_s=RANKS_TIMEOUT_S,
     )
-    return Plan(view, attempt, ordered)
+    return Plan(view, attempt, ordered, _find_code(spec, answers))
 
 
 def refuse_missing_devices(spec: DeepSpeedJobSpec, devices: int) -> None:
@@ -126,39 +148,38 @@ def _with_accelerator(document: Object, kind: str | None) -> Object:
     return {**document, "spec": {**document["spec"], "accelerator": {"type": kind}}}
 
 
-def _settle(view: View, objects: Sequence[Object]) -> Mapping[str, Any] | None:
-    """Return the DeepSpeed configuration, if all that the operator asks for is there."""
-    answers = Prerequisites(
-        kuberay_served=None,
-        config_map=_find_config_map(view, objects),
-        claim=_find_claim(view, objects),
-        largest_device_count=None,
+def _read_answers(view: View, objects: Sequence[Object]) -> Prerequisites:
+    """Answer from the files what the operator asks the API server for.
+
+    Claims that they do not hold are taken to be right; so is code, which then is in the workdir.
+    """
+    wanted = derive_wanted(view.job, view.observed, view.defaults, view.now) or Wanted()
+    ordered = derive_ordered_config_maps(view.spec)
+    config_maps: dict[str, Mapping[str, str]] = {}
+    for name in wanted.config_maps:
+        found = _find(view, objects, "ConfigMap", name)
+        if found is None and name in ordered:
+            raise WrongUse(
+                f"spec.deepspeed names ConfigMap {name!r}, which is in none of the given files: add"
+                " its manifest with another -f"
+            )
+        config_maps[name] = dict((found or {}).get("data") or {})
+    claims = {name: _find_claim(view, objects, name) for name in wanted.claims}
+    return Prerequisites(
+        kuberay_served=None, config_maps=config_maps, claims=claims, largest_device_count=None
     )
-    unmet = find_unmet(view, answers)
-    if unmet is not None:
-        raise Refused(f"{unmet[0]}: {unmet[1]}")
-    return read_config(view.spec, answers.config_map)
 
 
-def _find_config_map(view: View, objects: Sequence[Object]) -> Mapping[str, str] | None:
-    source = view.spec.deepspeed.config_map
-    if source is None:
-        return None
-    found = _find(view, objects, "ConfigMap", source.name)
-    if found is None:
-        raise WrongUse(
-            f"spec.deepspeed.configMap names ConfigMap {source.name!r}, which is in none of the"
-            " given files: add its manifest with another -f"
-        )
-    return dict(found.get("data") or {})
-
-
-def _find_claim(view: View, objects: Sequence[Object]) -> ClaimFacts:
-    """Return the claim as the files have it; one that they do not hold is taken to be right."""
-    name = "" if view.spec.storage is None else view.spec.storage.volume_claim
+def _find_claim(view: View, objects: Sequence[Object], name: str) -> ClaimFacts:
     found = _find(view, objects, "PersistentVolumeClaim", name)
     modes = ["ReadWriteMany"] if found is None else (found.get("spec") or {}).get("accessModes", [])
     return ClaimFacts(tuple(modes), "Bound")
+
+
+def _find_code(spec: DeepSpeedJobSpec, answers: Prerequisites) -> Mapping[str, str] | None:
+    if spec.code is None or spec.code.config_map is None:
+        return None
+    return answers.config_maps.get(spec.code.config_map.name) or None
 
 
 def _find(view: View, objects: Sequence[Object], kind: str, name: str) -> Object | None:

@@ -53,6 +53,8 @@ def run_local(
     if interpreter.notice is not None:
         say(interpreter.notice)
     refuse_missing_devices(spec, interpreter.devices)
+    if plan.code is not None:
+        workdir = _write_code(plan)
     say(_announce(plan, workdir))
     devices = _choose_devices(spec.nodes * spec.gpus_per_node) if wants_devices else []
     with Session(plan, interpreter.path, workdir, devices, now) as session:
@@ -65,6 +67,17 @@ def run_local(
         )
         job = follower.follow()
         return LocalEnd(job, session.last_words())
+
+
+def _write_code(plan: Plan) -> Path:
+    """Write the files of code.configMap beside the logs; returns their folder."""
+    folder = plan.folder / "code"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (plan.code or {}).items():
+        path = folder / Path(name).name
+        path.write_text(text)
+        path.chmod(0o755)  # as in a pod: a ConfigMap cannot say what is executable
+    return folder
 
 
 def _announce(plan: Plan, workdir: Path) -> str:

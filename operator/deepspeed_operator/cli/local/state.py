@@ -50,7 +50,7 @@ def derive_job(plan: Plan, seen: Seen, now: datetime) -> Job:
     outlook = _derive_outlook(plan, seen)
     over = outlook.complete or outlook.failed
     changes: dict[str, Any] = {
-        **derive_progress(progress, now),
+        **derive_progress(view, progress, now),
         "start_time": plan.attempt.start_time,
         "finish_time": format_time(now) if over else None,
         "attempts": [_derive_attempt(plan, seen, outlook, now)],
