@@ -13,7 +13,7 @@ from typing import Final
 
 from deepspeed_operator.api.job import JobFacts, JobKey, Uid
 from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
-from deepspeed_operator.build.run import build_contract
+from deepspeed_operator.build.run import RUN_NAME, build_contract
 from deepspeed_operator.cli.ends import Refused, Unavailable, WrongUse
 from deepspeed_operator.cli.local.checks import check_job
 from deepspeed_operator.cli.manifests import Object, only_job
@@ -89,39 +89,20 @@ def plan_run(
     """
     document = only_job(objects, wishes.job)
     spec = check_job(_with_accelerator(document, wishes.accelerator), note)
-    number, attempt_number = _count(wishes, document)
-    meta = document["metadata"]
-    job = JobFacts(
-        key=JobKey(meta.get("namespace", NAMESPACE), meta["name"]),
-        uid=Uid(f"local-{number}"),
-        generation=1,
-        resource_version="1",
-        deleting=False,
-        spec=spec.model_dump(by_alias=True, exclude_none=True),
-        status={},
-    )
+    run, number = _count(wishes, document)
+    job = _build_job(document, spec, run)
     view = read_view(job, Observed(), Defaults(trainer_image=CLUSTER), now)
     answers = _read_answers(view, objects)
     if (unmet := find_unmet(view, answers)) is not None:
         raise Refused(f"{unmet[0]}: {unmet[1]}")
     attempt = Attempt(
-        number=attempt_number,
+        number=number,
         state="Opened",
         cluster=CLUSTER,
-        submission_id=f"local-{number}-a{attempt_number}",
+        submission_id=f"{run}-a{number}",
         start_time=format_time(now),
     )
-    try:
-        ordered = build_contract(
-            job,
-            spec,
-            attempt,
-            head_uid=HEAD,
-            deepspeed_config=read_config(spec, answers.config_maps),
-            env=read_environment(spec, answers.config_maps),
-        )
-    except InvalidJob as error:
-        raise Refused(str(error)) from error
+    ordered = _build_order(view, attempt, answers)
     ordered = replace(
         ordered,
         storage=str(wishes.storage.resolve()),
@@ -140,6 +121,34 @@ def refuse_missing_devices(spec: DeepSpeedJobSpec, devices: int) -> None:
             f" {spec.gpus_per_node}), and this machine has {devices}: add --accelerator CPU to"
             " try it on the CPU, with gloo"
         )
+
+
+def _build_job(document: Object, spec: DeepSpeedJobSpec, run: str) -> JobFacts:
+    """Return the job as if an API server had it."""
+    meta = document["metadata"]
+    return JobFacts(
+        key=JobKey(meta.get("namespace", NAMESPACE), meta["name"]),
+        uid=Uid(run),
+        generation=1,
+        resource_version="1",
+        deleting=False,
+        spec=spec.model_dump(by_alias=True, exclude_none=True),
+        status={},
+    )
+
+
+def _build_order(view: View, attempt: Attempt, answers: Prerequisites) -> contract.RunContract:
+    try:
+        return build_contract(
+            view.job,
+            view.spec,
+            attempt,
+            head_uid=HEAD,
+            deepspeed_config=read_config(view.spec, answers.config_maps),
+            env=read_environment(view.spec, answers.config_maps),
+        )
+    except InvalidJob as error:
+        raise Refused(str(error)) from error
 
 
 def _with_accelerator(document: Object, kind: str | None) -> Object:
@@ -193,8 +202,8 @@ def _find(view: View, objects: Sequence[Object], kind: str, name: str) -> Object
     return None
 
 
-def _count(wishes: Wishes, document: Object) -> tuple[int, int]:
-    """Return the numbers of the run and of its attempt, by what lies on the storage.
+def _count(wishes: Wishes, document: Object) -> tuple[str, int]:
+    """Return the name of the run and the number of its attempt, by what lies on the storage.
 
     A local run is a job of its own, as after kubectl delete and apply; with `resume` it is the
     next attempt of the last one.
@@ -203,11 +212,11 @@ def _count(wishes: Wishes, document: Object) -> tuple[int, int]:
     home = wishes.storage / meta.get("namespace", NAMESPACE) / meta["name"]
     last = max((n for each in _names(home) if (n := _number(each, "local-"))), default=0)
     if not wishes.resume:
-        return last + 1, 1
+        return f"local-{last + 1}", 1
     if last == 0:
         raise WrongUse(f"there is no run of {meta['name']!r} in {wishes.storage} to continue")
-    runs = home / f"local-{last}" / "run-1"
-    return last, 1 + max((_number(each, "attempt-") for each in _names(runs)), default=0)
+    runs = home / f"local-{last}" / RUN_NAME
+    return f"local-{last}", 1 + max((_number(each, "attempt-") for each in _names(runs)), default=0)
 
 
 def _names(folder: Path) -> list[str]:
