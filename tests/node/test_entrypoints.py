@@ -37,6 +37,8 @@ def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
         entrypoint={"driver": file.name},
         code={"configMap": {"name": "code"}},
         deepspeed={},
+        # The program runs beside Ray there, and imports torch too.
+        head={"resources": {"cpu": "200m", "memory": "3Gi"}},
     )
     job = run.await_condition("Complete")
     status = job["status"]

@@ -72,7 +72,7 @@ def rank_command(contract: RunContract, env: Mapping[str, str]) -> list[str]:
     entrypoint = contract.entrypoint
     args = [expand(arg, env) for arg in entrypoint.args]
     if entrypoint.kind is EntrypointKind.COMMAND:
-        tied = [sys.executable, "-m", "deepspeed_trainer.tether"]
+        tied = [sys.executable, "-m", "deepspeed_trainer.command"]
         return [*tied, expand(entrypoint.target, env), *args]
     if entrypoint.local_rank_arg:
         args.insert(0, f"--local_rank={env['LOCAL_RANK']}")

@@ -95,7 +95,8 @@ def _build_pod_spec(
 
 def _build_code_volume(code: Code) -> dict[str, Any]:
     if code.volume is not None:
-        return {"persistentVolumeClaim": {"claimName": code.volume.claim, "readOnly": True}}
+        # The mount alone is read-only: said here, it would hold for storage on the same claim too.
+        return {"persistentVolumeClaim": {"claimName": code.volume.claim}}
     if code.config_map is None:
         raise InvalidJob("spec.code: set exactly one of code.configMap and code.volume")
     # A command must be executable, and a ConfigMap cannot say which of its files are.
