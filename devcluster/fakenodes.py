@@ -109,7 +109,7 @@ def start(shell: Shell, plane: ControlPlane, count: int) -> None:
     config = plane.home.folder / "kwok.yaml"
     stages = (KWOK.folder / "stages.yaml").read_text()
     config.write_text(f"{json.dumps(configuration(plane))}\n---\n{stages}")
-    command: Command = [KWOK.folder / "kwok", "--config", config]
+    command: Command = [KWOK.folder / "kwok", "--v=WARN", "--config", config]
     command += ["--kubeconfig", plane.pki / "kwok.kubeconfig"]
     processes.start(plane.home, COMPONENT, command)
     probe = http_probe(f"http://127.0.0.1:{plane.place.port('kwok')}/healthz")
