@@ -35,9 +35,8 @@ CORES = "cores"  # the lane of steps that use the whole machine
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A text in a file of a program's own module that is built as another text."""
+    """A text in a program's main package, of one file, that is built as another text."""
 
-    file: str
     text: str
     instead: str
 
@@ -212,32 +211,37 @@ def _go_build(shell: Shell, program: GoProgram, target: Path) -> None:
         "-o",
         target,
     ]
+    with _package(shell, program) as (folder, package):
+        shell.run([*command, package], cwd=folder, env=env)
+
+
+@contextmanager
+def _package(shell: Shell, program: GoProgram) -> Iterator[tuple[Path, str]]:
+    """Where to build and what: with edits, a copy of the package beside our list of modules."""
+    if not program.edits:
+        yield program.source, program.package
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        overlay = _overlay(shell, program, Path(scratch))
-        shell.run([*command, *overlay, program.package], cwd=program.source, env=env)
-
-
-def _overlay(shell: Shell, program: GoProgram, scratch: Path) -> list[str]:
-    """The flag with which the compiler reads edited files in the place of the module's own."""
-    replaced = {}
-    for edit in program.edits:
-        original = module_folder(shell, program) / edit.file
-        text = original.read_text()
-        if edit.text not in text:
-            raise StepFailed("go", f"{original} has no {edit.text!r} to edit", shell.log_path)
-        edited = scratch / edit.file.replace("/", "-")
-        edited.write_text(text.replace(edit.text, edit.instead))
-        replaced[str(original)] = str(edited)
-    (scratch / "overlay.json").write_text(json.dumps({"Replace": replaced}))
-    return [f"-overlay={scratch / 'overlay.json'}"] if replaced else []
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(program.source / name, scratch)
+        for original in _listed(shell, program, "{{.Dir}}").glob("*.go"):
+            text = original.read_text()
+            for edit in program.edits:
+                if edit.text not in text:
+                    raise StepFailed("go", f"{original} has no {edit.text!r}", shell.log_path)
+                text = text.replace(edit.text, edit.instead)
+            Path(scratch, original.name).write_text(text)
+        yield Path(scratch), "."
 
 
 def module_folder(shell: Shell, program: GoProgram) -> Path:
     """Where the source of the module that a program's package belongs to lies."""
-    where: list[str | Path] = [
-        find_go() or Path("go"), "list", "-f", "{{.Module.Dir}}", program.package,
-    ]  # fmt: skip
-    return Path(shell.output(where, cwd=program.source).strip())
+    return _listed(shell, program, "{{.Module.Dir}}")
+
+
+def _listed(shell: Shell, program: GoProgram, wanted: str) -> Path:
+    command: list[str | Path] = [find_go() or Path("go"), "list", "-f", wanted, program.package]
+    return Path(shell.output(command, cwd=program.source).strip())
 
 
 @contextmanager

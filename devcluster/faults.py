@@ -41,7 +41,7 @@ class Faults:
 
 def is_stopped(node: Node) -> bool:
     """Whether the node is without power."""
-    return not network.has_network(node.cluster, node.index)
+    return not (network.has_network(node.cluster, node.index) and network.has_link(node.link))
 
 
 def of(node: Node) -> Faults:
@@ -69,7 +69,8 @@ def stop(shell: Shell, node: Node) -> None:
 
 def start(shell: Shell, node: Node) -> None:
     """Give the node power and wait until it is Ready; other faults are gone with the old boot."""
-    if all(processes.runs(node.home, node.component(program)) for program in PROGRAMS):
+    programs = [node.component(program) for program in PROGRAMS]
+    if not is_stopped(node) and all(processes.runs(node.home, name) for name in programs):
         return
     stop(shell, node)
     network.attach_node(shell, node.cluster, node.place, node.index, node.count)

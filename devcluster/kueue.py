@@ -28,7 +28,7 @@ KUEUE = GoProgram(
     "kueue", "sigs.k8s.io/kueue/cmd/kueue",
     f"-s -w -X sigs.k8s.io/kueue/pkg/version.GitVersion={versions.KUEUE}",
     # It reads the certificate of its metrics from a fixed path, also when it serves no metrics.
-    (Edit("cmd/kueue/main.go", '"/etc/kueue/metrics/certs"', "cfg.Webhook.CertDir"),),
+    (Edit('"/etc/kueue/metrics/certs"', "cfg.Webhook.CertDir"),),
 )  # fmt: skip
 FRAMEWORKS = ("batch/job", "ray.io/raycluster", "ray.io/rayjob")
 HOOKED = {("ray.io", "rayclusters"), ("ray.io", "rayjobs"), ("batch", "jobs")}

@@ -120,10 +120,14 @@ def has_network(cluster: str, node: int) -> bool:
     return (NAMESPACES / namespace_of(cluster, node)).exists()
 
 
+def has_link(link: str) -> bool:
+    """Whether the interface exists on the host."""
+    return Path("/sys/class/net", link).exists()
+
+
 def is_connected(link: str) -> bool:
     """Whether the cable with this end on the host is plugged in."""
-    flags = Path("/sys/class/net", link, "flags")
-    return flags.exists() and bool(int(flags.read_text(), 16) & IFF_UP)
+    return bool(int(Path("/sys/class/net", link, "flags").read_text(), 16) & IFF_UP)
 
 
 def set_connected(shell: Shell, link: str, *, connected: bool) -> None:
