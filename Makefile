@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv/bin
-GENERATED := crds charts/deepspeed-operator/crds docs/api.md tests/data
+GENERATED := crds charts/deepspeed-operator/crds docs/api.md docs/cli.md tests/data
 TRAINER_TESTS := tests/node/test_trainer_image.py
 TESTS := tests/pure tests/wire tests/cluster tests/node
 
@@ -16,11 +16,11 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: venv ## Build everything that demo and test need: programs, images (root, Linux)
+setup: venv ## Build everything that demo and test need: programs, images (root, Linux: all of it)
 	@$(VENV)/python -m tools.images
 
 .PHONY: demo
-demo: setup ## Train the example on an embedded two-node cluster, with live progress
+demo: venv ## Train the example on an embedded two-node cluster, or on this machine alone
 	@$(VENV)/python -m tools.demo
 
 .PHONY: down

@@ -68,6 +68,51 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"function": "pkg.train:main", "args": ["--lr=0.1"]}},
         "spec.entrypoint.args",
     ),
+    "a driver takes args": (
+        {**BASE, "entrypoint": {"driver": "train.py", "args": ["--lr=0.1"]}},
+        {**BASE, "entrypoint": {"command": ["./train.sh"], "args": ["--lr=0.1"]}},
+        "spec.entrypoint.args",
+    ),
+    "a module is a name": (
+        {**BASE, "entrypoint": {"module": "pkg.train"}},
+        {**BASE, "entrypoint": {"module": "train.py/x"}},
+        "spec.entrypoint.module",
+    ),
+    "a command has a word": (
+        {**BASE, "entrypoint": {"command": ["./train.sh"]}},
+        {**BASE, "entrypoint": {"command": []}},
+        "spec.entrypoint.command",
+    ),
+    "only Python gets --local_rank": (
+        {**BASE, "entrypoint": {"module": "train", "localRankArg": False}},
+        {**BASE, "entrypoint": {"command": ["./train.sh"], "localRankArg": False}},
+        "spec.entrypoint.localRankArg",
+    ),
+    "a function is distributed": (
+        {**BASE, "entrypoint": {"driver": "train.py", "distributed": False}},
+        {**BASE, "entrypoint": {"function": "a:b", "distributed": False}},
+        "spec.entrypoint.distributed",
+    ),
+    "only a driver has a size of its own": (
+        {**BASE, "entrypoint": {"driver": "train.py", "sizing": "Program"}},
+        {**BASE, "entrypoint": {"script": "train.py", "sizing": "Program"}},
+        "spec.entrypoint.sizing",
+    ),
+    "a working directory is absolute": (
+        {**BASE, "entrypoint": {"script": "train.py", "workingDir": "/app"}},
+        {**BASE, "entrypoint": {"script": "train.py", "workingDir": "app"}},
+        "spec.entrypoint.workingDir",
+    ),
+    "code has one source": (
+        {**BASE, "code": {"configMap": {"name": "code"}}},
+        {**BASE, "code": {"configMap": {"name": "code"}, "volume": {"claim": "code"}}},
+        "spec.code",
+    ),
+    "code stays in its volume": (
+        {**BASE, "code": {"volume": {"claim": "code", "path": "team/src"}}},
+        {**BASE, "code": {"volume": {"claim": "code", "path": "../src"}}},
+        "spec.code.volume.path",
+    ),
     "one DeepSpeed configuration": (
         {**BASE, "deepspeed": {"config": {"bf16": {"enabled": True}}}},
         {**BASE, "deepspeed": {"config": {}, "configMap": {"name": "ds"}}},
@@ -140,6 +185,40 @@ FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.entrypoint.function",
     ),
     "args": (BASE, {"entrypoint": {"args": ["--more"]}}, "spec.entrypoint.args"),
+    "module": (
+        {**BASE, "entrypoint": {"module": "a"}},
+        {"entrypoint": {"module": "b"}},
+        "spec.entrypoint.module",
+    ),
+    "command": (
+        {**BASE, "entrypoint": {"command": ["a"]}},
+        {"entrypoint": {"command": ["b"]}},
+        "spec.entrypoint.command",
+    ),
+    "driver": (
+        {**BASE, "entrypoint": {"driver": "a.py"}},
+        {"entrypoint": {"driver": "b.py"}},
+        "spec.entrypoint.driver",
+    ),
+    "sizing": (
+        {**BASE, "entrypoint": {"driver": "a.py"}},
+        {"entrypoint": {"sizing": "Program"}},
+        "spec.entrypoint.sizing",
+    ),
+    "localRankArg": (BASE, {"entrypoint": {"localRankArg": False}}, "spec.entrypoint.localRankArg"),
+    "distributed": (BASE, {"entrypoint": {"distributed": False}}, "spec.entrypoint.distributed"),
+    "workingDir": (
+        {**BASE, "entrypoint": {"script": "train.py", "workingDir": "/a"}},
+        {"entrypoint": {"workingDir": "/b"}},
+        "spec.entrypoint.workingDir",
+    ),
+    "no workingDir": (BASE, {"entrypoint": {"workingDir": "/b"}}, "spec.entrypoint.workingDir"),
+    "code": (
+        {**BASE, "code": {"configMap": {"name": "a"}}},
+        {"code": {"configMap": {"name": "b"}}},
+        "spec.code",
+    ),
+    "no code": (BASE, {"code": {"configMap": {"name": "b"}}}, "spec.code"),
     "storage": (
         {**BASE, "storage": {"volumeClaim": "runs"}},
         {"storage": {"volumeClaim": "others"}},

@@ -5,14 +5,23 @@ import pytest
 from devcluster.cluster import Cluster
 from tests.support.cluster import real_cluster
 from tests.support.fixtures import audit, kube, namespace
+from tools.ground import find_obstacle
 from tools.images import OPERATOR, QUICKSTART, TRAINER
 from tools.install import await_operator, dev_values, install_chart
 
 __all__ = ["audit", "kube", "namespace"]
 
 
+@pytest.fixture(scope="package", autouse=True)
+def ground() -> None:
+    """Nodes that run containers can be had here."""
+    obstacle = find_obstacle()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+
+
 @pytest.fixture(scope="package")
-def cluster():
+def cluster(ground: None):
     """API server, KubeRay and two nodes that hold our images."""
     with real_cluster([OPERATOR, TRAINER, QUICKSTART]) as found:
         yield found

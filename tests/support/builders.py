@@ -25,10 +25,11 @@ from deepspeed_trainer.contract import Failure, Progress
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 DEFAULTS = Defaults(trainer_image="registry.example/trainer:1")
+SHARED = ClaimFacts(access_modes=("ReadWriteMany",), phase="Bound")
 MET = Prerequisites(
     kuberay_served=True,
-    config_map=None,
-    claim=ClaimFacts(access_modes=("ReadWriteMany",), phase="Bound"),
+    config_maps={},
+    claims={"runs": SHARED},
     largest_device_count=8,
 )
 

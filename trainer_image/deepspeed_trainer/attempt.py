@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.contract import EntrypointKind, RunContract
 from deepspeed_trainer.failures import RankEnd, find_early_exit, find_first_failure, name_ranks
 from deepspeed_trainer.progress import (
+    MAX_LINE_CHARS,
     MAX_METRICS,
+    MAX_OVERRIDES,
     Cause,
     Failure,
     Metric,
@@ -21,50 +23,18 @@ from deepspeed_trainer.progress import (
     RunPhase,
     SavedCheckpoint,
 )
+from deepspeed_trainer.ranks import (
+    Launch,
+    Orders,
+    RankState,
+    Verdict,
+    describe_launch,
+    find_misplacement,
+)
 from deepspeed_trainer.saves import OpenSaves, Save
 
 SETTLE_S: Final = 3.0
 """How long the others may end by themselves after a rank failed: their last words help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What a rank needs to know about the others, once all of them are there."""
-
-    local_rank: int
-    local_world_size: int
-    node_rank: int
-    nodes: int
-    master_addr: str
-    master_port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """The head's answer to a rank: start with `launch`, stop the program, or return."""
-
-    launch: Launch | None = None
-    must_stop: bool = False
-    may_leave: bool = False
-
-
-@dataclass(slots=True)
-class _Rank:
-    """What is known about one rank."""
-
-    pod: str
-    pod_uid: str
-    address: str
-    port: int
-    is_hooked: bool = False
-    hook_failure: str | None = None
-    group_size: int | None = None
-    steps: int = 0
-    begun: int = 0
-    first_step: int | None = None
-    verdict: Cause | None = None
-    verdict_message: str = ""
-    end: RankEnd | None = None
 
 
 @dataclass(slots=True)
@@ -87,9 +57,10 @@ class Attempt:
         self.saves = OpenSaves(contract.world_size)
         self.checkpoint: SavedCheckpoint | None = None
         self.versions: dict[str, str] = {}
-        self._ranks: dict[int, _Rank] = {}
+        self._ranks: dict[int, RankState] = {}
         self._figures = _Figures()
         self._resumed_from: ResumedFrom | None = None
+        self._overrides: list[str] = []
         self._failure: Failure | None = None
         self._first_end_at: float | None = None
         self._launches: dict[int, Launch] = {}
@@ -124,13 +95,15 @@ class Attempt:
     def note_hello(self, rank: int, hello: Mapping[str, Any], now: float) -> None:
         """A rank's supervisor is up; the last one to come completes the placement."""
         self._updated_at = now
-        self._ranks[rank] = _Rank(
+        self._ranks[rank] = RankState(
             hello["pod"], hello["pod_uid"], hello["address"], int(hello["port"])
         )
         if self._is_complete:
             self.phase = RunPhase.RUNNING
-            self._launches = {rank: self._launch(rank) for rank in self._ranks}
-            self._check_placement()
+            self._launches = {rank: describe_launch(self._ranks, rank) for rank in self._ranks}
+            misplaced = find_misplacement(self.contract, self._ranks)
+            if misplaced is not None:
+                self.fail(misplaced)
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
         """Take a `step` fact; True when the rank did its first step of this attempt."""
@@ -174,7 +147,7 @@ class Attempt:
         """A rank made its process group; a wrong size ends the attempt."""
         state = self._ranks[rank]
         state.group_size = size
-        if size != self.contract.world_size:
+        if size != self.contract.world_size and self.contract.distributed:
             self.note_verdict(
                 rank,
                 Cause.WRONG_WORLD_SIZE,
@@ -191,6 +164,11 @@ class Attempt:
         """A rank's load of a checkpoint returned."""
         if rank == 0:
             self._resumed_from = source
+
+    def note_override(self, sentence: str) -> None:
+        """A driver program's setting was replaced by the job's."""
+        if sentence not in self._overrides and len(self._overrides) < MAX_OVERRIDES:
+            self._overrides.append(sentence[:MAX_LINE_CHARS])
 
     def note_committed(self, save: Save, path: str, now: float) -> None:
         """The manifest of a save is written; `path` is below the storage's root."""
@@ -209,19 +187,20 @@ class Attempt:
         """End the attempt for a reason that no rank gave; the first such reason stays."""
         self._failure = self._failure or failure
 
-    def conclude(self, lost: Mapping[int, str], error: str | None, now: float) -> None:
-        """Ray Train has returned: find the verdict.
-
-        `lost` names ranks whose supervisor died and why; `error` is what else Ray Train said.
-        """
-        self._updated_at = now
+    def note_lost(self, lost: Mapping[int, str]) -> None:
+        """Workers of these ranks died without a word of their own."""
         for rank, why in lost.items():
             state = self._ranks.get(rank)
             if state is not None and state.end is None:
                 state.verdict_message = state.verdict_message or why
                 state.end = self._describe_end(rank, state, exit_code=1, lost=True)
+
+    def conclude(self, verdict: Verdict, now: float) -> None:
+        """Everything has ended: find the cause."""
+        self._updated_at = now
+        self.note_lost(verdict.lost)
         if self._failure is None:
-            self._failure = self._find_failure(error)
+            self._failure = self._find_failure(verdict)
         self.phase = RunPhase.FAILED if self._failure else RunPhase.SUCCEEDED
 
     # What goes out.
@@ -254,6 +233,7 @@ class Attempt:
             failure=self._failure,
             updated_at=self._updated_at,
             notice=self._notice(),
+            overrides=tuple(self._overrides),
         )
 
     # How it is decided.
@@ -262,35 +242,6 @@ class Attempt:
     def _is_complete(self) -> bool:
         return len(self._ranks) == self.contract.world_size
 
-    def _check_placement(self) -> None:
-        per_pod: dict[str, list[int]] = {}
-        for rank, state in self._ranks.items():
-            per_pod.setdefault(state.pod_uid, []).append(rank)
-        wanted = self.contract.ranks_per_node
-        if len(per_pod) == self.contract.nodes and all(
-            len(ranks) == wanted for ranks in per_pod.values()
-        ):
-            return
-        found = "; ".join(
-            f"{self._ranks[ranks[0]].pod}: {name_ranks(ranks)}" for ranks in per_pod.values()
-        )
-        message = f"wanted {self.contract.nodes} pods with {wanted} ranks each, found {found}"
-        self.fail(Failure(Cause.PLACEMENT, message[:2048]))
-
-    def _launch(self, rank: int) -> Launch:
-        pods = list(dict.fromkeys(self._ranks[r].pod_uid for r in sorted(self._ranks)))
-        own = self._ranks[rank].pod_uid
-        neighbours = [r for r in sorted(self._ranks) if self._ranks[r].pod_uid == own]
-        first = self._ranks[0]
-        return Launch(
-            local_rank=neighbours.index(rank),
-            local_world_size=len(neighbours),
-            node_rank=pods.index(own),
-            nodes=len(pods),
-            master_addr=first.address,
-            master_port=first.port,
-        )
-
     def _ends(self) -> list[RankEnd]:
         """All ranks as ends; one that still runs counts as an end without a word."""
         return [
@@ -298,7 +249,7 @@ class Attempt:
             for rank, state in self._ranks.items()
         ]
 
-    def _describe_end(self, rank: int, state: _Rank, **end: Any) -> RankEnd:
+    def _describe_end(self, rank: int, state: RankState, **end: Any) -> RankEnd:
         ended = sum(1 for other in self._ranks.values() if other.end)
         return RankEnd(
             rank=rank,
@@ -319,7 +270,7 @@ class Attempt:
         ended = [state.end for state in self._ranks.values() if state.end]
         if any(end.exit_code != 0 for end in ended):
             return True
-        early = find_early_exit(self._ends())
+        early = find_early_exit(self._ends()) if self.contract.distributed else None
         if early is not None:
             self.fail(early)
         return early is not None
@@ -328,30 +279,35 @@ class Attempt:
         end = self._ranks[rank].end if rank in self._ranks else None
         if end is None or self.saves.is_waiting:
             return False
-        if self.contract.entrypoint.kind == "function" and end.exit_code != 0:
+        if self.contract.entrypoint.kind.is_in_process and end.exit_code != 0:
             return True  # the others cannot be stopped from outside; Ray ends them
         return all(state.end for state in self._ranks.values())
 
-    def _find_failure(self, error: str | None) -> Failure | None:
+    def _find_failure(self, verdict: Verdict) -> Failure | None:
         ends = [state.end for state in self._ranks.values() if state.end]
-        failure = find_first_failure(ends)
-        if failure is not None:
-            return failure
-        if error is not None:
-            return Failure(Cause.TRAINER_ERROR, error[:2048])
+        failure = find_first_failure(ends, distributed=self.contract.distributed)
+        if failure is not None or verdict.program is not None:
+            return failure or verdict.program
+        if verdict.error is not None:
+            return Failure(Cause.TRAINER_ERROR, verdict.error[:2048])
+        if not self._ranks and self.contract.entrypoint.kind is EntrypointKind.DRIVER:
+            return _no_trainer() if self.contract.distributed else None
         if not self._is_complete or len(ends) < self.contract.world_size:
             return Failure(Cause.TRAINER_ERROR, "Ray Train returned before all ranks had ended")
         return self._find_missing_group()
 
     def _find_missing_group(self) -> Failure | None:
-        if self.contract.entrypoint.kind == "function":
-            return None  # Ray makes the group before the function is called
+        if not self.contract.distributed:
+            return None
+        # Only of a command is it known that its hook would have spoken up.
+        speaks_up = self.contract.entrypoint.kind is EntrypointKind.COMMAND
         for rank, state in sorted(self._ranks.items()):
-            if state.group_size is None and state.is_hooked and state.hook_failure is None:
+            was_seen = state.is_hooked or speaks_up
+            if state.group_size is None and was_seen and state.hook_failure is None:
                 message = (
                     f"rank {rank} ended with exit code 0 and never made a process group: "
                     "the ranks did not train together; call deepspeed.initialize or "
-                    "deepspeed.init_distributed"
+                    "deepspeed.init_distributed, or say entrypoint.distributed: false"
                 )
                 return Failure(Cause.NO_PROCESS_GROUP, message, rank, state.pod, 0)
         return None
@@ -365,6 +321,14 @@ class Attempt:
         if not broken:
             return None
         return f"progress unavailable on {name_ranks(list(broken))}: {next(iter(broken.values()))}"
+
+
+def _no_trainer() -> Failure:
+    message = (
+        "the driver program ended with exit code 0 and never ran a TorchTrainer: nothing was"
+        " trained; call fit(), use another entrypoint, or say entrypoint.distributed: false"
+    )
+    return Failure(Cause.NO_PROCESS_GROUP, message, exit_code=0)
 
 
 def _to_whole(value: str) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import ray
 
 from deepspeed_trainer import checkpoint
-from deepspeed_trainer.attempt import Attempt, Orders
+from deepspeed_trainer.attempt import Attempt
 from deepspeed_trainer.contract import (
     BOARD_ACTOR,
     BOARD_NAMESPACE,
@@ -30,6 +30,7 @@ from deepspeed_trainer.contract import (
     attempt_dir,
 )
 from deepspeed_trainer.endpoint import ProgressServer
+from deepspeed_trainer.ranks import Orders, Verdict
 from deepspeed_trainer.saves import Save
 
 MAX_BOARDS: Final = 32
@@ -66,10 +67,10 @@ class Board:
         self._attempts[submission_id].fail(Failure(Cause(cause), message[:2048]))
         self._publish(submission_id)
 
-    def conclude(self, submission_id: str, lost: Mapping[int, str], error: str | None) -> str:
+    def conclude(self, submission_id: str, verdict: Verdict) -> str:
         """Close the board and return the final Progress as JSON."""
         attempt = self._attempts[submission_id]
-        attempt.conclude(lost, error, _now())
+        attempt.conclude(verdict, _now())
         failure = attempt.progress().failure
         if failure is not None:
             self._log(attempt, "failed", cause=failure.cause, message=failure.message)
@@ -81,6 +82,17 @@ class Board:
     def note_metrics(self, submission_id: str, metrics: Mapping[str, str]) -> None:
         """Take figures that rank 0 gave to ray.train.report."""
         self._attempts[submission_id].note_metrics(0, metrics)
+        self._publish(submission_id)
+
+    def note_lost(self, submission_id: str, lost: Mapping[int, str]) -> None:
+        """Take which ranks' workers died and why, where the driver is not told."""
+        self._attempts[submission_id].note_lost(lost)
+
+    def note_override(self, submission_id: str, sentence: str) -> None:
+        """Take which setting of a driver program gave way to the job's."""
+        attempt = self._attempts[submission_id]
+        attempt.note_override(sentence)
+        self._log(attempt, "override", message=sentence)
         self._publish(submission_id)
 
     def sync(self, submission_id: str, rank: int, facts: Sequence[Mapping[str, Any]]) -> Orders:
@@ -137,19 +149,22 @@ class Board:
             self._commit(attempt, save)
 
     def _commit(self, attempt: Attempt, save: Save) -> None:
-        contract = attempt.contract
-        manifest = Manifest(
-            step=save.step,
-            tag=save.tag,
-            world_size=contract.world_size,
-            zero_stage=save.zero_stage,
-            attempt=contract.attempt,
-            time=_now(),
-            versions={**attempt.versions, "ray": ray.__version__},
-            files=tuple(file for rank in sorted(save.files) for file in save.files[rank]),
-        )
+        contract, folder = attempt.contract, Path(save.folder)
+        files = [file for rank in sorted(save.files) for file in save.files[rank]]
+        if not files:
+            return  # figures were reported and no checkpoint
         try:
-            checkpoint.commit(Path(save.folder), manifest)
+            manifest = Manifest(
+                step=save.step,
+                tag=save.tag,
+                world_size=contract.world_size,
+                zero_stage=save.zero_stage,
+                attempt=contract.attempt,
+                time=_now(),
+                versions={**attempt.versions, "ray": ray.__version__},
+                files=checkpoint.unite(folder, files),
+            )
+            checkpoint.commit(folder, manifest)
         except OSError as error:
             # Training goes on: this checkpoint does not count, the one before still does.
             self._log(attempt, "saveLost", message=f"manifest of {save.folder}: {error}")

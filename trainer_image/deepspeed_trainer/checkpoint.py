@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -55,16 +55,39 @@ def describe_own_files(folder: Path, rank: int) -> tuple[ManifestFile, ...]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is gone")
+    own = [path for path in _files_below(folder) if owner_of(path.name) == rank]
+    return describe_files(folder, [path.relative_to(folder).as_posix() for path in own], rank)
+
+
+def describe_files(folder: Path, paths: Sequence[str], rank: int) -> tuple[ManifestFile, ...]:
+    """Read and hash these files of a checkpoint, which a rank wrote.
+
+    Raises:
+        OSError: a file vanished or cannot be read.
+    """
     return tuple(
         ManifestFile(
-            path=path.relative_to(folder).as_posix(),
-            size_bytes=path.stat().st_size,
-            sha256=hash_file(path),
+            path=path,
+            size_bytes=(folder / path).stat().st_size,
+            sha256=hash_file(folder / path),
             rank=rank,
         )
-        for path in _files_below(folder)
-        if owner_of(path.name) == rank
+        for path in paths
     )
+
+
+def unite(folder: Path, files: Iterable[ManifestFile]) -> tuple[ManifestFile, ...]:
+    """Return every file once; what several ranks wrote is read again, now that all are done.
+
+    Raises:
+        OSError: a file vanished or cannot be read.
+    """
+    found: dict[str, ManifestFile] = {}
+    for file in files:
+        before = found.setdefault(file.path, file)
+        if before.sha256 != file.sha256:
+            (found[file.path],) = describe_files(folder, [file.path], before.rank)
+    return tuple(found.values())
 
 
 def hash_file(path: Path) -> str:
@@ -104,13 +127,20 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def find_newest(run: Path, world_size: int) -> Candidate | None:
-    """Return the run's committed checkpoint with the highest step, whole and not rejected."""
-    candidates = [
-        candidate
-        for folder in run.glob("attempt-*/checkpoints/*")
-        if not folder.is_symlink() and (candidate := _usable(folder, world_size))
-    ]
-    newest = sorted(candidates, key=lambda c: (c.manifest.step, c.manifest.attempt))
+    """Return the newest checkpoint that a program of this run saved with its engine."""
+    return _newest(run.glob("attempt-*/checkpoints/*"), world_size)
+
+
+def find_reported(run: Path, world_size: int) -> Candidate | None:
+    """Return the newest checkpoint that a program of this run handed to ray.train.report."""
+    return _newest(run.glob("attempt-*/*/report-*"), world_size)
+
+
+def _newest(folders: Iterable[Path], world_size: int) -> Candidate | None:
+    """Return the committed checkpoint with the highest step, whole and not rejected."""
+    found = [_usable(folder, world_size) for folder in folders if not folder.is_symlink()]
+    usable = [candidate for candidate in found if candidate is not None]
+    newest = sorted(usable, key=lambda c: (c.manifest.step, c.manifest.attempt, c.manifest.time))
     return newest[-1] if newest else None
 
 

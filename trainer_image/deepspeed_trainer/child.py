@@ -1,6 +1,6 @@
-"""The process of one rank: the user's script, started as the `deepspeed` launcher starts it.
+"""A process that runs the user's program: the script of one rank, or a whole driver program.
 
-Output goes, line by line, to Ray's log and to the rank's file on the storage, and the last lines
+Output goes, line by line, to Ray's log and to the process' file on the storage, and the last lines
 are kept.  Stopping is SIGTERM to the whole session, then SIGKILL.  Why it ended is for others to
 judge.
 """
@@ -23,15 +23,19 @@ DRAIN_S: Final = 2.0
 """How long output is still read after the end: a grandchild may hold the pipe open."""
 
 
-class RankProcess:
-    """A running script; start and wait for it from one thread that stays alive."""
+class ChildProcess:
+    """A running program; start and wait for it from one thread that stays alive.
+
+    Raises:
+        OSError: the command cannot be started.
+    """
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], rank: int, log_path: Path | None
+        self, command: Sequence[str], env: Mapping[str, str], prefix: str, log_path: Path | None
     ) -> None:
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
         self.was_stopped = False
-        self._prefix = f"[rank {rank}] "
+        self._prefix = prefix
         self._kill_at: float | None = None
         self._process = subprocess.Popen(
             list(command),
@@ -50,13 +54,13 @@ class RankProcess:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return None
-        # What the script left behind would keep memory of the device.
+        # What the program left behind would keep memory of the device.
         self._signal(signal.SIGKILL)
         self._pump.join(DRAIN_S)
         return code
 
     def stop(self, grace_s: float) -> None:
-        """Ask the script to end; called again after the grace it kills. Never waits."""
+        """Ask the program to end; called again after the grace it kills. Never waits."""
         now = time.monotonic()
         if self._kill_at is None:
             self.was_stopped = True

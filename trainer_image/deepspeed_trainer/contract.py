@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, Self
 
 from deepspeed_trainer.fields import ContractError, Fields, read_object
@@ -34,6 +35,7 @@ __all__ = [
     "Cause",
     "ContractError",
     "Entrypoint",
+    "EntrypointKind",
     "Failure",
     "JobRef",
     "Manifest",
@@ -63,6 +65,8 @@ RANK_RESOURCE: Final = "dsjob_rank"
 """Custom Ray resource: a worker pod offers ranksPerNode of it, each rank takes one."""
 STORAGE_MOUNT: Final = "/mnt/dsjob"
 """Where head and workers mount the job's claim."""
+CODE_MOUNT: Final = "/mnt/code"
+"""Where head and workers mount the job's code, when it is not in the image."""
 BOARD_ACTOR: Final = "dsjob-board"
 BOARD_NAMESPACE: Final = "dsjob"
 """Name and Ray namespace of the actor that holds the boards and serves them."""
@@ -130,34 +134,63 @@ class JobRef:
         return job
 
 
+class EntrypointKind(StrEnum):
+    """How an attempt's program is started."""
+
+    SCRIPT = "script"
+    """A Python file, one process per rank, as the `deepspeed` launcher starts it."""
+    MODULE = "module"
+    """The same with `python -m`."""
+    COMMAND = "command"
+    """Any program, one process per rank."""
+    FUNCTION = "function"
+    """package.module:name, called as the train loop of our own TorchTrainer."""
+    DRIVER = "driver"
+    """A Python file that makes its own TorchTrainer, run once on the head."""
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether Ray Train's worker is the rank itself and makes its process group."""
+        return self in (EntrypointKind.FUNCTION, EntrypointKind.DRIVER)
+
+
+_TARGETS: Final = {
+    EntrypointKind.MODULE: r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
+    EntrypointKind.FUNCTION: r"[A-Za-z_][\w.]*:[A-Za-z_]\w*",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Entrypoint:
-    """What every rank runs: `kind` is script (a file) or function (package.module:name)."""
+    """What is run: `target` is a file, a module, a function or the first word of a command."""
 
-    kind: str
+    kind: EntrypointKind
     target: str
     args: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    """The function's argument."""
+    local_rank_arg: bool = True
+    """Whether script and module are given --local_rank, as the launcher does."""
+    sizing: str = "Job"
+    """Whose numbers a driver program's ScalingConfig has: those of the Job, or of the Program."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object."""
-        return {
-            "kind": self.kind,
-            "target": self.target,
-            "args": list(self.args),
-            "config": dict(self.config),
-        }
+        plain = {name: getattr(self, name) for name in self.__slots__}
+        return {**plain, "args": list(self.args), "config": dict(self.config)}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Read the JSON object."""
-        kind = fields.choice("kind", ("script", "function"))
-        pattern = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*" if kind == "function" else r"[^\x00]+"
+        kind = EntrypointKind(fields.choice("kind", tuple(EntrypointKind)))
+        pattern = _TARGETS.get(kind, r"[^\x00]+")
         entrypoint = cls(
             kind=kind,
-            target=fields.text("target", max_chars=1024, pattern=pattern),
+            target=fields.text("target", max_chars=2048, pattern=pattern),
             args=fields.texts("args", max_items=256, max_chars=4096),
             config=fields.mapping("config"),
+            local_rank_arg=fields.flag("local_rank_arg"),
+            sizing=fields.choice("sizing", ("Job", "Program")),
         )
         fields.refuse_unknown()
         return entrypoint
@@ -187,6 +220,8 @@ class RunContract:
     """Auto: from the run's newest good checkpoint. Never: from the beginning."""
     head_pod_uid: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    distributed: bool = True
+    """Whether the ranks must make a process group together."""
     ranks_timeout_s: int = 300
     """How long the driver waits for all worker pods to join."""
     stop_grace_s: int = 10
@@ -231,6 +266,7 @@ class RunContract:
             resume=fields.choice("resume", ("Auto", "Never")),
             head_pod_uid=fields.text("head_pod_uid", max_chars=64),
             env=_read_env(fields),
+            distributed=fields.flag("distributed"),
             ranks_timeout_s=fields.whole("ranks_timeout_s", low=1, high=86_400),
             stop_grace_s=fields.whole("stop_grace_s", high=3600),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from deepspeed_trainer import checkpoint, rankenv, raytrain
+from deepspeed_trainer import checkpoint, program, rankenv, raytrain
 from deepspeed_trainer.contract import (
     CONTRACT_ENV,
     EXIT_CONTRACT_INVALID,
@@ -21,12 +21,14 @@ from deepspeed_trainer.contract import (
     RANK_RESOURCE,
     Cause,
     ContractError,
+    EntrypointKind,
     Progress,
     RunContract,
     RunPhase,
     derive_exit_code,
     run_dir,
 )
+from deepspeed_trainer.ranks import Verdict
 
 POLL_S: Final = 0.2
 STOPPED: Final = "the driver was asked to stop"
@@ -49,17 +51,20 @@ def main() -> int:
         return EXIT_CONTRACT_INVALID
     raytrain.set_ray_env()
     board = BoardOfRun(contract)
-    verdict = raytrain.RayVerdict({}, None)
+    verdict = Verdict()
     try:
         _refuse_wrong_head(contract)
-        _prepare_storage(contract)
+        resume = _prepare_storage(contract)
         board.set_phase(RunPhase.WAITING_FOR_RANKS)
         _wait_for_ranks(contract, board)
-        verdict = raytrain.train(contract)
+        if contract.entrypoint.kind is EntrypointKind.DRIVER:
+            verdict = program.run_program(contract, resume, board)
+        else:
+            verdict = raytrain.train(contract, resume)
     except AttemptFailed as error:
         board.fail(error.cause, str(error))
     except Exception as error:  # noqa: BLE001  told on the board, then by the exit code
-        verdict = raytrain.RayVerdict({}, f"{type(error).__name__}: {error}")
+        verdict = Verdict(error=f"{type(error).__name__}: {error}")
     return _report_end(board.conclude(verdict))
 
 
@@ -88,10 +93,19 @@ class BoardOfRun:
         """End the attempt."""
         self._ray.get(self._board.fail.remote(self._id, cause, message))
 
-    def conclude(self, verdict: raytrain.RayVerdict) -> Progress:
+    def note_override(self, sentence: str) -> None:
+        """Show which setting of a driver program gave way to the job's."""
+        self._board.note_override.remote(self._id, sentence)
+
+    def conclude(self, verdict: Verdict) -> Progress:
         """Close the board and return what it says last."""
-        answer = self._board.conclude.remote(self._id, dict(verdict.lost), verdict.error)
+        answer = self._board.conclude.remote(self._id, verdict)
         return Progress.from_json(self._ray.get(answer))
+
+    @property
+    def ray_address(self) -> str:
+        """Where the Ray cluster is reached, for another driver of the same job."""
+        return str(self._ray.get_runtime_context().gcs_address)
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Supervisors see this at their next talk, stop their ranks and return."""
@@ -108,18 +122,26 @@ def _refuse_wrong_head(contract: RunContract) -> None:
         )
 
 
-def _prepare_storage(contract: RunContract) -> None:
-    """Make the attempt's folders and offer the checkpoint to continue from."""
+def _prepare_storage(contract: RunContract) -> str:
+    """Make the attempt's folders and offer the checkpoint to continue from.
+
+    Returns the folder that answers ray.train.get_checkpoint, or an empty text.
+    """
     checkpoints = rankenv.program_checkpoint_dir(contract)
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
         if contract.storage is None or contract.resume == "Never":
-            return
+            return ""
         run = Path(run_dir(contract.storage, contract.job, contract.run))
         newest = checkpoint.find_newest(run, contract.world_size)
         if newest is not None:
             checkpoint.offer(newest, checkpoints)
             _say(f"continuing from step {newest.manifest.step} in {newest.folder}")
+        reported = checkpoint.find_reported(run, contract.world_size)
+        if reported is None:
+            return ""
+        _say(f"get_checkpoint answers step {reported.manifest.step} in {reported.folder}")
+        return str(reported.folder)
     except OSError as error:
         raise AttemptFailed(
             Cause.STORAGE, f"the job's storage at {checkpoints}: {error}"

@@ -25,18 +25,6 @@ LOSS_INTERVAL_S: Final = 0.5
 """Reading a loss from a device waits for the device, so it is done this often at most."""
 
 
-def patches(rank: int, report: Report, *, in_process: bool) -> Mapping[str, Patch]:
-    """Return patches by module name; `in_process` when the group is Ray's and already made."""
-    watch = EngineWatch(rank, report)
-    named: dict[str, Patch] = {
-        "deepspeed.runtime.engine": watch.patch_engine,
-        "deepspeed.monitor.monitor": watch.patch_monitor,
-    }
-    if not in_process:
-        named["torch.distributed.distributed_c10d"] = functools.partial(_patch_group, report)
-    return named
-
-
 class EngineWatch:
     """Follows one engine of one rank and reports what it does."""
 
@@ -50,6 +38,22 @@ class EngineWatch:
         self._begun = 0
         self._loss: Any = None
         self._loss_read_at = 0.0
+
+    def patches(self, *, makes_group: bool = False) -> Mapping[str, Patch]:
+        """Return patches by module name; `makes_group` where the program makes its own group."""
+        named: dict[str, Patch] = {
+            "deepspeed.runtime.engine": self.patch_engine,
+            "deepspeed.monitor.monitor": self.patch_monitor,
+        }
+        if makes_group:
+            group = functools.partial(_patch_group, self._report)
+            named["torch.distributed.distributed_c10d"] = group
+        return named
+
+    def describe_progress(self) -> Mapping[str, int]:
+        """Return the step that was done last, and the ZeRO stage of the engine that did it."""
+        stage = 0 if self._engine is None else int(self._engine.zero_optimization_stage())
+        return {"step": self._done, "zero_stage": stage}
 
     def patch_engine(self, module: ModuleType) -> None:
         """Wrap the engine's methods."""
@@ -169,11 +173,11 @@ class EngineWatch:
             engine: Any, load_dir: Any, tag: Any = None, *args: Any, **kwargs: Any
         ) -> Any:
             folder = self._guard(_find_folder, load_dir, tag)
-            manifest = self._guard(checkpoint.read_manifest, folder) if folder else None
-            files = self._verify(folder, manifest) if folder and manifest else []
+            root, manifest = self._guard(_find_manifest, folder) or (folder, None)
+            files = self._verify(root, manifest) if root and manifest else []
             result = load(engine, load_dir, tag, *args, **kwargs)
             was_loaded = bool(result and result[0] is not None)
-            self._guard(self._note_loaded, engine, folder if was_loaded else None, manifest, files)
+            self._guard(self._note_loaded, engine, root if was_loaded else None, manifest, files)
             return result
 
         return verify_and_load
@@ -270,6 +274,18 @@ def _find_folder(load_dir: Any, tag: Any) -> Path | None:
         return base / str(tag)
     latest = base / LATEST_FILE
     return base / latest.read_text().strip() if latest.is_file() else None
+
+
+def _find_manifest(folder: Path | None) -> tuple[Path, Manifest] | None:
+    """Return the manifest of a checkpoint and where it lies.
+
+    That is in the tag's folder, or above it when the save was handed to ray.train.report.
+    """
+    for place in (folder, folder.parent) if folder else ():
+        manifest = checkpoint.read_manifest(place)
+        if manifest is not None:
+            return place, manifest
+    return None
 
 
 def _total_steps(engine: Any) -> int | None:

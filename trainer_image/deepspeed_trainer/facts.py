@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from deepspeed_trainer.checkpoint import describe_own_files, is_below
+from deepspeed_trainer.checkpoint import describe_files, describe_own_files, is_below
 
 Fact = Mapping[str, Any]
 
@@ -77,7 +77,10 @@ class FactBuffer:
     def _hash(self, save: Fact) -> None:
         folder = Path(save["folder"])
         try:
-            files = describe_own_files(folder, self._rank)
+            if "paths" in save:
+                files = describe_files(folder, save["paths"], self._rank)
+            else:
+                files = describe_own_files(folder, self._rank)
         except OSError as error:
             self._append({"kind": "hash_failed", "folder": save["folder"], "message": str(error)})
             return

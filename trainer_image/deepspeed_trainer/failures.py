@@ -28,6 +28,7 @@ _OUT_OF_MEMORY: Final = re.compile(
 )
 _NOT_FOUND: Final = re.compile(
     r"^(ModuleNotFoundError|ImportError)\b|can't open file|can't find '__main__'"
+    r"|^\S*python\S*: (No module named|Error while finding module)|^cannot start '"
 )
 _RANK_PREFIX: Final = re.compile(r"^\[rank\d+\]:\s?")
 _TRACEBACK: Final = "Traceback (most recent call last):"
@@ -67,13 +68,16 @@ class _Reading:
     is_consequence: bool = False
 
 
-def find_first_failure(ends: Sequence[RankEnd]) -> Failure | None:
-    """Return the first cause, or None when every rank ended well and no hook objected."""
+def find_first_failure(ends: Sequence[RankEnd], *, distributed: bool = True) -> Failure | None:
+    """Return the first cause, or None when every rank ended well and no hook objected.
+
+    Ranks that are not `distributed` may end when they like.
+    """
     bad = [_read(end) for end in ends if end.exit_code != 0 or end.lost or end.verdict]
     if not bad:
         return None
     own = [reading for reading in bad if not reading.is_consequence]
-    early = find_early_exit(ends) if not own else None
+    early = find_early_exit(ends) if distributed and not own else None
     if early is not None:
         return early
     first = min(own or bad, key=_weight)
@@ -100,6 +104,20 @@ def find_early_exit(ends: Sequence[RankEnd]) -> Failure | None:
         node=first.node,
         exit_code=0,
         log_tail=bound_tail(list(first.tail)),
+    )
+
+
+def describe_program_end(exit_code: int, tail: Sequence[str], oom_kills: int) -> Failure:
+    """Return the failure of a driver program, which is no rank and runs on the head."""
+    end = RankEnd(
+        rank=0, node="", exit_code=exit_code, order=0, oom_kills=oom_kills, tail=tuple(tail)
+    )
+    reading = _read(end)
+    return Failure(
+        cause=reading.cause,
+        message=f"the driver program on the head: {reading.message}"[:MAX_MESSAGE_CHARS],
+        exit_code=exit_code,
+        log_tail=bound_tail(list(tail)),
     )
 
 

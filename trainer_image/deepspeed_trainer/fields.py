@@ -96,6 +96,13 @@ class Fields:
             raise self.fail(name, f"a number from {low} to {high}")
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """Return true or false."""
+        value = self.take(name)
+        if not isinstance(value, bool):
+            raise self.fail(name, "true or false")
+        return value
+
     def items(self, name: str, *, max_items: int) -> list[Any]:
         """Return a list of at most `max_items` raw values."""
         value = self.take(name)

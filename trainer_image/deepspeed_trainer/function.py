@@ -1,4 +1,4 @@
-"""A function as the train loop: it runs inside Ray Train's worker, which is then the rank.
+"""A train loop, ours or a driver program's: it runs inside Ray Train's worker, which is the rank.
 
 The hooks are installed in the worker itself and a thread talks to the board.  A function cannot be
 stopped from outside, so an order to stop ends the whole worker process.
@@ -18,32 +18,43 @@ from typing import Any
 
 import ray.train
 import torch.distributed
-from ray.train import UserCallback
 
 from deepspeed_trainer import rankenv
-from deepspeed_trainer.board import find_board
-from deepspeed_trainer.contract import Cause, RunContract
-from deepspeed_trainer.engine_hook import patches
+from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
+from deepspeed_trainer.engine_hook import EngineWatch
 from deepspeed_trainer.facts import FactBuffer
 from deepspeed_trainer.hook import PatchOnImport
 from deepspeed_trainer.kernel import count_oom_kills
 from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
-from deepspeed_trainer.meter import format_decimal
+from deepspeed_trainer.reports import answer_for
 
 
 def run_function(config: Mapping[str, Any]) -> Any:
-    """Run one rank to its end; `config` holds the contract as JSON.
+    """Run one rank of a `function` to its end; `config` holds the contract as JSON.
 
     Raises whatever the function raises, so that Ray Train ends the ranks that wait for it.
     """
     contract = RunContract.from_json(config["contract"])
+    _run_rank(contract, config["resume"], lambda: _call(contract))
+
+
+def run_train_loop(
+    loop: Callable[..., Any], contract_json: str, resume: str, config: Mapping[str, Any]
+) -> Any:
+    """Run one rank of a driver program's own train loop, and pass on what it raises or returns."""
+    contract = RunContract.from_json(contract_json)
+    arguments = (config,) if _wants_config(loop) else ()
+    return _run_rank(contract, resume, lambda: loop(*arguments))
+
+
+def _run_rank(contract: RunContract, resume: str, call: Callable[[], Any]) -> Any:
     rank = ray.train.get_context().get_world_rank()
-    agent = _Agent(contract, rank)
+    agent = _Agent(contract, rank, resume)
     agent.wait_for_start()
     oom_kills_before = count_oom_kills()
     try:
         _prepare_process(contract)
-        result = _call(contract)
+        result = call()
     except BaseException as error:
         code, tail = _describe_error(error)
         agent.end(code, tail, count_oom_kills() - oom_kills_before, _verdict(error, contract))
@@ -54,38 +65,19 @@ def run_function(config: Mapping[str, Any]) -> Any:
     return result
 
 
-class ReportedMetrics(UserCallback):  # type: ignore[misc]
-    """Shows what rank 0 gave to ray.train.report on the board; runs in Ray Train's controller."""
-
-    def __init__(self, submission_id: str) -> None:
-        self._submission_id = submission_id
-
-    def after_report(
-        self,
-        run_context: Any,  # noqa: ARG002  Ray's signature
-        metrics: list[Mapping[str, Any]],
-        checkpoint: Any,  # noqa: ARG002
-    ) -> None:
-        """Take the numbers of rank 0's metrics."""
-        numbers = {
-            str(name)[:128]: format_decimal(float(value))
-            for name, value in metrics[0].items()
-            if isinstance(value, int | float)
-        }
-        find_board().note_metrics.remote(self._submission_id, numbers)
-
-
 class _Agent:
     """The rank's line to the board, in a thread beside the function."""
 
-    def __init__(self, contract: RunContract, rank: int) -> None:
+    def __init__(self, contract: RunContract, rank: int, resume: str) -> None:
         self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
         self._tick_s = pause_s(contract.world_size, TICK_S)
         self._link = BoardLink(contract.submission_id, rank)
         self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
-        PatchOnImport(patches(rank, self._facts.put, in_process=True), self._facts.put).install()
+        watch = EngineWatch(rank, self._facts.put)
+        PatchOnImport(watch.patches(), self._facts.put).install()
+        answer_for(self._facts.put, watch.describe_progress, resume)
 
     def wait_for_start(self) -> None:
         """Say hello and wait until the head has seen all ranks in their places."""
@@ -132,6 +124,12 @@ def _prepare_process(contract: RunContract) -> None:
     rankenv.program_checkpoint_dir(contract).mkdir(parents=True, exist_ok=True)
 
 
+def _wants_config(loop: Callable[..., Any]) -> bool:
+    """As Ray decides it: a train loop is given its configuration when it cannot do without."""
+    parameters = inspect.signature(loop).parameters.values()
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
 def _call(contract: RunContract) -> Any:
     module_name, _, name = contract.entrypoint.target.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
@@ -152,6 +150,8 @@ def _describe_error(error: BaseException) -> tuple[int, tuple[str, ...]]:
 
 def _verdict(error: BaseException, contract: RunContract) -> Cause | None:
     """A module or function that is not there is no error inside the training."""
+    if contract.entrypoint.kind is not EntrypointKind.FUNCTION:
+        return None
     module_name, _, name = contract.entrypoint.target.partition(":")
     is_missing = isinstance(error, ModuleNotFoundError) and error.name in _parents(module_name)
     has_no_function = isinstance(error, AttributeError) and error.name == name

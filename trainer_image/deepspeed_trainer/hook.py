@@ -15,12 +15,18 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from typing_extensions import override
 
 SOCKET_ENV: Final = "DSJOB_HOOK_SOCKET"
 SUPERVISOR_ENV: Final = "DSJOB_SUPERVISOR_PID"
+PROGRAM_ENV: Final = "DSJOB_DRIVER_PROGRAM"
+"""Set for the process of a driver program, which is no rank."""
+RESUME_ENV: Final = "DSJOB_RESUME_FROM"
+"""For the ranks of a driver program: the folder that answers ray.train.get_checkpoint."""
+DESCENDANTS_ENV: Final = "DSJOB_HOOK_DESCENDANTS"
+"""Set for a command, which may start Python itself: hooks go into all that it starts."""
 
 Report = Callable[[Mapping[str, Any]], None]
 Patch = Callable[[ModuleType], None]
@@ -68,44 +74,77 @@ class PatchOnImport(importlib.abc.MetaPathFinder):
 
 
 class Wire:
-    """Facts to the supervisor as JSON lines over a unix socket.
+    """Facts to the supervisor as JSON lines over a unix socket; the first fact is `hook`.
 
-    `saving` waits for the supervisor's word; everything else is sent and forgotten.  Once broken it
-    stays broken, with one warning.
+    It connects when there is something to say.  `saving` waits for the supervisor's word;
+    everything else is sent and forgotten.  Once broken it stays broken, with one warning.
     """
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(30.0)
-        self._socket.connect(path)
-        self._answers = self._socket.makefile("rb")
+        self._socket: socket.socket | None = None
+        self._answers: BinaryIO | None = None
+        self._is_broken = False
+
+    def connect(self) -> None:
+        """Say that the hooks are in place."""
+        with self._lock:
+            self._try(self._open)
 
     def report(self, fact: Mapping[str, Any]) -> None:
         """Send a fact."""
         with self._lock:
-            if self._socket is None:
-                return
-            try:
-                self._socket.sendall(json.dumps(fact).encode() + b"\n")
-                if fact["kind"] == "saving" and not self._answers.readline():
-                    raise ConnectionError("the supervisor is gone")
-            except (OSError, ValueError) as error:
-                sys.stderr.write(f"deepspeed_trainer: progress unavailable: {error}\n")
-                self._socket = None
+            self._try(lambda: self._send(fact))
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self._is_broken:
+            return
+        try:
+            act()
+        except (OSError, ValueError) as error:
+            sys.stderr.write(f"deepspeed_trainer: progress unavailable: {error}\n")
+            self._is_broken = True
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.settimeout(30.0)
+            self._socket.connect(self._path)
+            self._answers = self._socket.makefile("rb")
+            self._socket.sendall(b'{"kind": "hook"}\n')
+        return self._socket
+
+    def _send(self, fact: Mapping[str, Any]) -> None:
+        self._open().sendall(json.dumps(fact).encode() + b"\n")
+        if fact["kind"] == "saving" and not (self._answers and self._answers.readline()):
+            raise ConnectionError("the supervisor is gone")
 
 
-def install_in_rank() -> None:
+def install() -> None:
     """Install the hooks in the process that a supervisor started; its own children are left alone.
 
-    Called by our sitecustomize before the program's first line.
+    A command's children are not: which of them trains is not known before it does.  Called by our
+    sitecustomize before the program's first line.
     """
     path = os.environ.get(SOCKET_ENV)
-    if path is None or os.environ.get(SUPERVISOR_ENV) != str(os.getppid()):
+    goes_down = DESCENDANTS_ENV in os.environ
+    is_child = os.environ.get(SUPERVISOR_ENV) == str(os.getppid())
+    if path is None or not (is_child or goes_down):
         return
-    from deepspeed_trainer.engine_hook import patches  # noqa: PLC0415  not in every python process
+    if PROGRAM_ENV in os.environ:
+        from deepspeed_trainer import program_hook  # noqa: PLC0415  not in every process
+
+        program_hook.install()
+    else:
+        _install_in_rank(path, goes_down=goes_down)
+
+
+def _install_in_rank(path: str, *, goes_down: bool) -> None:
+    from deepspeed_trainer.engine_hook import EngineWatch  # noqa: PLC0415  not in every process
 
     wire = Wire(path)
-    rank = int(os.environ["RANK"])
-    PatchOnImport(patches(rank, wire.report, in_process=False), wire.report).install()
-    wire.report({"kind": "hook"})
+    watch = EngineWatch(int(os.environ["RANK"]), wire.report)
+    PatchOnImport(watch.patches(makes_group=True), wire.report).install()
+    if not goes_down:
+        wire.connect()

@@ -14,6 +14,7 @@ from deepspeed_trainer.fields import ContractError, Fields, read_object
 PROGRESS_VERSION: Final = 1
 MAX_PROGRESS_BYTES: Final = 64 * 1024
 MAX_METRICS: Final = 20
+MAX_OVERRIDES: Final = 16
 MAX_TAIL_LINES: Final = 20
 MAX_TAIL_BYTES: Final = 4096
 MAX_LINE_CHARS: Final = 1024
@@ -146,6 +147,8 @@ class Progress:
     """Unix seconds."""
     notice: str | None = None
     """What is missing, in one sentence; for instance that progress cannot be seen."""
+    overrides: tuple[str, ...] = ()
+    """Settings of a driver program that the job's replaced, a sentence each."""
 
     def to_json(self) -> str:
         """Return the endpoint's answer."""
@@ -182,6 +185,7 @@ class Progress:
             failure=_read_failure(fields),
             updated_at=fields.number("updatedAt", low=0, high=MAX_UNIX_S),
             notice=fields.optional_text("notice", max_chars=MAX_MESSAGE_CHARS),
+            overrides=fields.texts("overrides", max_items=MAX_OVERRIDES, max_chars=MAX_LINE_CHARS),
         )
 
 

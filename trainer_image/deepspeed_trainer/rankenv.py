@@ -6,25 +6,30 @@ DeepSpeed nor Accelerate looks for MPI or a hostfile.
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from deepspeed_trainer.attempt import Launch
 from deepspeed_trainer.contract import (
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
     DEEPSPEED_CONFIG_ENV,
     RUN_ENV,
+    Entrypoint,
+    EntrypointKind,
     RunContract,
     attempt_dir,
     checkpoint_dir,
 )
+from deepspeed_trainer.ranks import Launch
 
 RANK_SITE: Final = str(Path(__file__).parent / "rank_site")
-"""Holds the sitecustomize of a rank's process."""
+"""Holds the sitecustomize of a rank's process, and of a driver program's."""
+
+_REFERENCE: Final = re.compile(r"\${1,2}\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
 def job_env(contract: RunContract, config_path: Path | None) -> dict[str, str]:
@@ -58,18 +63,42 @@ def rank_env(rank: int, world_size: int, launch: Launch) -> dict[str, str]:
     }
 
 
-def script_command(contract: RunContract, launch: Launch, config_path: Path | None) -> list[str]:
-    """Return the command of a script's rank.
+def rank_command(contract: RunContract, env: Mapping[str, str]) -> list[str]:
+    """Return the command of a rank's process, whose whole environment is `env`.
 
-    `--deepspeed_config PATH` comes last, and only when the job carries a configuration; nothing
-    else is added to the user's arguments.
+    As under the `deepspeed` launcher `--local_rank=N` comes first. `--deepspeed_config PATH` comes
+    last, and only when the job carries a configuration. A command gets neither.
     """
     entrypoint = contract.entrypoint
-    command = [sys.executable, "-u", entrypoint.target, f"--local_rank={launch.local_rank}"]
-    command += entrypoint.args
-    if config_path is not None:
-        command += ["--deepspeed_config", str(config_path)]
-    return command
+    args = [expand(arg, env) for arg in entrypoint.args]
+    if entrypoint.kind is EntrypointKind.COMMAND:
+        tied = [sys.executable, "-m", "deepspeed_trainer.command"]
+        return [*tied, expand(entrypoint.target, env), *args]
+    if entrypoint.local_rank_arg:
+        args.insert(0, f"--local_rank={env['LOCAL_RANK']}")
+    if DEEPSPEED_CONFIG_ENV in env:
+        args += ["--deepspeed_config", env[DEEPSPEED_CONFIG_ENV]]
+    return [*python_command(entrypoint), *args]
+
+
+def python_command(entrypoint: Entrypoint) -> list[str]:
+    """Return the words that start a Python file or module, without arguments."""
+    module = ["-m"] if entrypoint.kind is EntrypointKind.MODULE else []
+    return [sys.executable, "-u", *module, entrypoint.target]
+
+
+def expand(text: str, env: Mapping[str, str]) -> str:
+    """Return a word with `$(NAME)` replaced by the variable, as in a pod's own arguments.
+
+    A name that is not set stays as it is, and `$$(NAME)` stands for `$(NAME)`.
+    """
+
+    def replace(found: re.Match[str]) -> str:
+        if found[0].startswith("$$"):
+            return found[0][1:]
+        return env.get(found[1], found[0])
+
+    return _REFERENCE.sub(replace, text)
 
 
 def prepend_path(env: Mapping[str, str], folder: str) -> str:
@@ -87,10 +116,16 @@ def program_checkpoint_dir(contract: RunContract) -> Path:
 
 def log_path(contract: RunContract, rank: int) -> Path | None:
     """Return the rank's log file, or None without storage."""
+    folder = log_folder(contract)
+    return folder / f"rank-{rank:05d}.log" if folder else None
+
+
+def log_folder(contract: RunContract) -> Path | None:
+    """Return where an attempt's log files lie, or None without storage."""
     if contract.storage is None:
         return None
     folder = attempt_dir(contract.storage, contract.job, contract.run, contract.attempt)
-    return Path(folder) / "logs" / f"rank-{rank:05d}.log"
+    return Path(folder) / "logs"
 
 
 def write_config(contract: RunContract, folder: Path) -> Path | None:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepspeed_trainer import rankenv
-from deepspeed_trainer.contract import RANK_RESOURCE, RunContract, attempt_dir
+from deepspeed_trainer.contract import (
+    RANK_RESOURCE,
+    EntrypointKind,
+    RunContract,
+    attempt_dir,
+)
+from deepspeed_trainer.ranks import Verdict
 
 RAY_ENV: Final = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -33,28 +39,20 @@ def set_ray_env() -> None:
         os.environ.setdefault(name, value)
 
 
-@dataclass(frozen=True, slots=True)
-class RayVerdict:
-    """What Ray Train saw: ranks whose worker died, and any other error."""
-
-    lost: Mapping[int, str]
-    error: str | None
-
-
 def preload() -> None:
     """Import what `train` needs: seconds that pass while the board's process starts."""
     import ray.train.torch  # noqa: F401, PLC0415  after set_ray_env
 
 
-def train(contract: RunContract) -> RayVerdict:
-    """Run the attempt's ranks to their end."""
+def train(contract: RunContract, resume: str) -> Verdict:
+    """Run the attempt's ranks to their end; `resume` is what get_checkpoint answers a function."""
     from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415  after set_ray_env
     from ray.train.v2._internal.exceptions import (  # noqa: PLC0415  Ray has no public name for it
         WorkerHealthCheckFailedError,
     )
 
     try:
-        build_trainer(contract).fit()
+        build_trainer(contract, resume).fit()
     except WorkerGroupError as error:
         failures = error.worker_failures
         lost = {
@@ -63,10 +61,10 @@ def train(contract: RunContract) -> RayVerdict:
             if isinstance(failure, WorkerHealthCheckFailedError)
         }
         others = [failure for rank, failure in failures.items() if rank not in lost]
-        return RayVerdict(lost, _first_line(others[0]) if others else None)
+        return Verdict(lost, _first_line(others[0]) if others else None)
     except TrainingFailedError as error:
-        return RayVerdict({}, _first_line(error))
-    return RayVerdict({}, None)
+        return Verdict(error=_first_line(error))
+    return Verdict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +77,20 @@ class _Loop:
     env: Mapping[str, str]
 
 
-def build_trainer(contract: RunContract) -> Any:
+def build_trainer(contract: RunContract, resume: str) -> Any:
     """Return the TorchTrainer of an attempt."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415
 
     from deepspeed_trainer.leantrainer import LeanTrainer  # noqa: PLC0415
 
-    loop = _script_loop(contract) if contract.entrypoint.kind == "script" else _own_loop(contract)
+    is_function = contract.entrypoint.kind is EntrypointKind.FUNCTION
+    loop = _own_loop(contract) if is_function else _child_loop(contract)
     resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
     if contract.gpus_per_rank:
         resources["GPU"] = contract.gpus_per_rank
     return LeanTrainer(
         loop.function,
-        train_loop_config={"contract": contract.to_json()},
+        train_loop_config={"contract": contract.to_json(), "resume": resume},
         torch_config=loop.torch_config,
         scaling_config=ScalingConfig(
             num_workers=contract.world_size,
@@ -100,18 +99,23 @@ def build_trainer(contract: RunContract) -> Any:
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=str(_ray_folder(contract)),
-            failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
-            ),
+            storage_path=str(ray_folder(contract)),
+            failure_config=no_restarts(),
             callbacks=loop.callbacks,
             worker_runtime_env={"env_vars": dict(loop.env)},
         ),
     )
 
 
-def _script_loop(contract: RunContract) -> _Loop:
-    """A supervisor in each worker; the script's process gets its environment from there."""
+def no_restarts() -> Any:
+    """Return the FailureConfig that leaves every restart to the operator."""
+    from ray.train import FailureConfig  # noqa: PLC0415
+
+    return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+
+
+def _child_loop(contract: RunContract) -> _Loop:
+    """A supervisor in each worker; the rank's process gets its environment from there."""
     from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
     from deepspeed_trainer.worker import supervise  # noqa: PLC0415
 
@@ -122,14 +126,16 @@ def _own_loop(contract: RunContract) -> _Loop:
     """The user's function in each worker; Ray makes the process group."""
     from ray.train.torch import TorchConfig  # noqa: PLC0415
 
-    from deepspeed_trainer.function import ReportedMetrics, run_function  # noqa: PLC0415
+    from deepspeed_trainer.function import run_function  # noqa: PLC0415
+    from deepspeed_trainer.reports import BoardReports  # noqa: PLC0415
 
-    callbacks = [ReportedMetrics(contract.submission_id)]
+    callbacks = [BoardReports(contract.submission_id)]
     env = rankenv.job_env(contract, None)
     return _Loop(run_function, TorchConfig(backend=contract.backend), callbacks, env)
 
 
-def _ray_folder(contract: RunContract) -> Path:
+def ray_folder(contract: RunContract) -> Path:
+    """Return where Ray Train keeps the files of an attempt."""
     if contract.storage is None:
         return Path("/tmp/dsjob") / contract.submission_id  # noqa: S108  the pod's own /tmp
     return Path(attempt_dir(contract.storage, contract.job, contract.run, contract.attempt))

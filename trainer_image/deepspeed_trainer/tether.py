@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Final
 
-from deepspeed_trainer.hook import SUPERVISOR_ENV
+from deepspeed_trainer.hook import DESCENDANTS_ENV, SUPERVISOR_ENV
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -20,11 +20,13 @@ def die_with_supervisor() -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    supervisor = os.environ.get(SUPERVISOR_ENV)
-    if supervisor != str(os.getppid()):
+    parent = os.getppid()
+    is_rank = os.environ.get(SUPERVISOR_ENV) == str(parent)
+    # Below a command every Python is tied to its own parent: a chain down from the command.
+    if not is_rank and DESCENDANTS_ENV not in os.environ:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(supervisor):
-        os.kill(os.getpid(), signal.SIGKILL)  # the supervisor died in between
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)  # the parent died in between

@@ -5,13 +5,9 @@ board's orders.  It returns whenever the program ended, however that was: the bo
 driver asks it.  Only a broken trainer raises.
 """
 
-import contextlib
-import json
 import os
 import shutil
-import socket
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from time import sleep
@@ -20,11 +16,11 @@ from typing import Any
 import ray.train
 
 from deepspeed_trainer import rankenv
-from deepspeed_trainer.attempt import Launch, Orders
-from deepspeed_trainer.child import RankProcess
-from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.child import ChildProcess
+from deepspeed_trainer.contract import EntrypointKind, RunContract
+from deepspeed_trainer.ear import HookEar
 from deepspeed_trainer.facts import FactBuffer
-from deepspeed_trainer.hook import SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.hook import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.kernel import count_oom_kills
 from deepspeed_trainer.link import (
     TICK_S,
@@ -34,6 +30,7 @@ from deepspeed_trainer.link import (
     pause_s,
     reserve_port,
 )
+from deepspeed_trainer.ranks import Launch, Orders
 
 
 def supervise(config: Mapping[str, Any]) -> None:
@@ -59,7 +56,7 @@ class Supervisor:
         self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
-        self._ear = HookEar(self._folder / "hook", self._facts)
+        self._ear = HookEar(self._folder / "hook", self._facts.put)
 
     def run(self) -> None:
         """Wait for all ranks, run the script, wait until the board lets go."""
@@ -91,7 +88,7 @@ class Supervisor:
         self._port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, launch: Launch) -> RankProcess:
+    def _start(self, launch: Launch) -> ChildProcess:
         contract = self._contract
         config_path = rankenv.write_config(contract, self._folder)
         env = {
@@ -101,49 +98,18 @@ class Supervisor:
             SOCKET_ENV: str(self._folder / "hook"),
             SUPERVISOR_ENV: str(os.getpid()),
         }
+        if contract.entrypoint.kind is EntrypointKind.COMMAND:
+            env[DESCENDANTS_ENV] = "1"
         env["PYTHONPATH"] = rankenv.prepend_path(env, rankenv.RANK_SITE)
         rankenv.program_checkpoint_dir(contract).mkdir(parents=True, exist_ok=True)
-        command = rankenv.script_command(contract, launch, config_path)
-        return RankProcess(command, env, self._rank, rankenv.log_path(contract, self._rank))
+        command = rankenv.rank_command(contract, env)
+        log = rankenv.log_path(contract, self._rank)
+        return ChildProcess(command, env, f"[rank {self._rank}] ", log)
 
-    def _follow(self, child: RankProcess) -> int:
+    def _follow(self, child: ChildProcess) -> int:
         orders = Orders()
         while (code := child.wait(self._tick_s)) is None:
             orders = self._link.sync(self._facts.drain())
             if orders.must_stop:
                 child.stop(self._contract.stop_grace_s)
         return code
-
-
-class HookEar:
-    """Listens to the hook in the child: JSON lines over a unix socket, one connection."""
-
-    def __init__(self, path: Path, facts: FactBuffer) -> None:
-        self._facts = facts
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
-        self._server.listen(1)
-        self._thread = threading.Thread(target=self._listen, name="hook", daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Take what the child still had to say; it has ended or never called."""
-        with contextlib.suppress(OSError):  # already closed
-            self._server.shutdown(socket.SHUT_RDWR)  # wakes accept; close alone does not
-        self._server.close()
-        self._thread.join(2.0)
-
-    def _listen(self) -> None:
-        try:
-            connection, _ = self._server.accept()
-        except OSError:
-            return  # closed before anybody called
-        with connection, connection.makefile("rb") as lines:
-            try:
-                for line in lines:
-                    fact = json.loads(line)
-                    self._facts.put(fact)
-                    if fact["kind"] == "saving":
-                        connection.sendall(b"\n")
-            except Exception as error:  # noqa: BLE001  the program goes on without its hook
-                self._facts.put({"kind": "hook", "failure": f"supervisor: {error!r}"[:500]})

@@ -35,14 +35,35 @@ class Accelerator(ApiModel):
 
 
 class Entrypoint(ApiModel):
-    """What every rank runs: exactly one of script and function."""
+    """What is run: exactly one of script, module, command, function and driver."""
 
     script: (
         Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=fixed("script"))]
         | None
     ) = None
-    """Python file in the image, relative to its working directory or absolute. One process per
-    rank, started as the deepspeed launcher starts it (--local_rank, environment), unmodified."""
+    """Python file, relative to the working directory or absolute. One process per rank, started as
+    the deepspeed launcher starts it (--local_rank, environment), unmodified."""
+    module: (
+        Annotated[
+            str,
+            Field(
+                max_length=1024,
+                pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$",
+                json_schema_extra=fixed("module"),
+            ),
+        ]
+        | None
+    ) = None
+    """Python module, started like a script, by python -m."""
+    command: (
+        Annotated[
+            list[Annotated[str, Field(max_length=2048)]],
+            Field(min_length=1, max_length=128, json_schema_extra={**ATOMIC, **fixed("command")}),
+        ]
+        | None
+    ) = None
+    """Any program and its arguments, started once per rank with a rank's environment. It is given
+    no argument beyond these; the DeepSpeed configuration is at $(DSJOB_DEEPSPEED_CONFIG)."""
     function: (
         Annotated[
             str,
@@ -55,13 +76,70 @@ class Entrypoint(ApiModel):
         | None
     ) = None
     """Importable train loop as package.module:function, called in each rank's process."""
+    driver: (
+        Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=fixed("driver"))]
+        | None
+    ) = None
+    """Python file that makes its own TorchTrainer, run once on the head. What its RunConfig leaves
+    open is filled in; every setting that gives way to the job's is told in status.run.overrides."""
     args: Annotated[
         list[Annotated[str, Field(max_length=2048)]],
         Field(max_length=128, json_schema_extra={**ATOMIC, **fixed("args")}),
     ] = []
-    """Arguments of the script. Default none."""
+    """Arguments of script, module or driver. Default none. In these, as in command, $(NAME) stands
+    for an environment variable of the process."""
     config: RawObject | None = None
     """The function's argument, when it takes one."""
+    local_rank_arg: Annotated[bool, Field(json_schema_extra=fixed("localRankArg"))] = True
+    """Whether script and module are given --local_rank=N. Default true. Fixed at creation."""
+    distributed: Annotated[bool, Field(json_schema_extra=fixed("distributed"))] = True
+    """Whether the ranks have to make a process group of all ranks and to end together; a run in
+    which they do not fails. Default true. Fixed at creation."""
+    sizing: Annotated[Literal["Job", "Program"], Field(json_schema_extra=fixed("sizing"))] = "Job"
+    """Whose size a driver's ScalingConfig gets. Job (default): nodes x gpusPerNode and the job's
+    accelerator replace its own. Program: it is kept, and refused if it is not the job's. Fixed at
+    creation."""
+    working_dir: (
+        Annotated[
+            str,
+            Field(
+                max_length=1024,
+                pattern=r"^/[^\x00]*$",
+                json_schema_extra=fixed("workingDir"),
+            ),
+        ]
+        | None
+    ) = None
+    """Working directory of the program, absolute. Default: where code is mounted, else the image's.
+    Fixed at creation."""
+
+
+class CodeVolume(ApiModel):
+    """A folder of a claim."""
+
+    claim: Name
+    """Name of a PersistentVolumeClaim in the job's namespace that all nodes can mount."""
+    path: Annotated[str, Field(max_length=1024, pattern=r"^([^/.][^/]*(/[^/.][^/]*)*)?$")] = ""
+    """Folder in it, relative. Default the whole volume."""
+
+
+class CodeConfigMap(ApiModel):
+    """A ConfigMap whose keys are files."""
+
+    name: Name
+    """Name of a ConfigMap in the job's namespace."""
+
+
+class Code(ApiModel):
+    """Where the program comes from when the image does not hold it: exactly one source.
+
+    It is mounted read-only at /mnt/code, which then is the default working directory.
+    """
+
+    config_map: CodeConfigMap | None = None
+    """Files of a ConfigMap, executable."""
+    volume: CodeVolume | None = None
+    """A folder of a claim."""
 
 
 class ConfigMapKey(ApiModel):
@@ -73,14 +151,35 @@ class ConfigMapKey(ApiModel):
     """Key that holds the JSON text. Default ds_config.json."""
 
 
+class EnvFileKey(ApiModel):
+    """One key of a ConfigMap in the job's namespace."""
+
+    name: Name
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253)] = ".deepspeed_env"
+    """Key that holds the lines. Default .deepspeed_env."""
+
+
+class EnvFile(ApiModel):
+    """Environment variables in the form of the deepspeed launcher's .deepspeed_env."""
+
+    config_map: EnvFileKey
+    """The ConfigMap that holds the lines NAME=VALUE. Read when an attempt opens."""
+
+
 class DeepSpeed(ApiModel):
     """The DeepSpeed configuration: inline or from a ConfigMap, at most one of them."""
 
     config: RawObject | None = None
-    """The configuration itself. A script finds it as --deepspeed_config and in the environment
-    variable DSJOB_DEEPSPEED_CONFIG, both a path."""
+    """The configuration itself. A script or module finds it as --deepspeed_config, every program
+    in the environment variable DSJOB_DEEPSPEED_CONFIG, both a path."""
     config_map: ConfigMapKey | None = None
     """The ConfigMap that holds the configuration. Read when an attempt opens."""
+    env: Annotated[dict[str, Annotated[str, Field(max_length=32768)]], Field(max_length=256)] = {}
+    """Environment variables of the ranks, and of a driver program. Default none. They win over
+    envFile; what the trainer sets itself (RANK, WORLD_SIZE, ...) is refused."""
+    env_file: EnvFile | None = None
+    """A .deepspeed_env whose variables the ranks get."""
 
 
 class Storage(ApiModel):
@@ -174,6 +273,8 @@ class DeepSpeedJobSpec(ApiModel):
     RayCluster."""
     entrypoint: Entrypoint
     """What every rank runs. Fixed at creation."""
+    code: Annotated[Code, Field(json_schema_extra=fixed("code"))] | None = None
+    """Where the program comes from. Default: it is in the image. Fixed at creation."""
     deepspeed: DeepSpeed = DeepSpeed()
     """The DeepSpeed configuration. A change counts for the next attempt."""
     storage: Annotated[Storage, Field(json_schema_extra=fixed("storage"))] | None = None
@@ -193,31 +294,59 @@ class DeepSpeedJobSpec(ApiModel):
     """The worker pods. A change counts for the next RayCluster."""
 
 
+KINDS = ("script", "module", "command", "function", "driver")
+
 FIXED_OPTIONAL = (
     "image",
     "storage",
-    "entrypoint.script",
-    "entrypoint.function",
+    "code",
+    *(f"entrypoint.{kind}" for kind in KINDS),
     "entrypoint.args",
+    "entrypoint.workingDir",
 )
 """Fields that may neither appear nor vanish; rules on the fields themselves keep their values."""
 
 SPEC_RULES = rules(
     rule(
-        "has(self.entrypoint.script) != has(self.entrypoint.function)",
-        "set exactly one of entrypoint.script and entrypoint.function",
+        f"[{', '.join(f'has(self.entrypoint.{kind})' for kind in KINDS)}].filter(x, x).size() == 1",
+        f"set exactly one of {', '.join(f'entrypoint.{kind}' for kind in KINDS)}",
         path=".entrypoint",
     ),
     rule(
         "!has(self.entrypoint.config) || has(self.entrypoint.function)",
-        "entrypoint.config is the argument of entrypoint.function; a script takes args",
+        "entrypoint.config is the argument of entrypoint.function; others take args",
         path=".entrypoint.config",
     ),
     rule(
         "!has(self.entrypoint.args) || size(self.entrypoint.args) == 0"
-        " || has(self.entrypoint.script)",
-        "entrypoint.args are for entrypoint.script; a function takes config",
+        " || has(self.entrypoint.script) || has(self.entrypoint.module)"
+        " || has(self.entrypoint.driver)",
+        "entrypoint.args are for script, module and driver; a function takes config, a command"
+        " holds its own arguments",
         path=".entrypoint.args",
+    ),
+    rule(
+        "!has(self.entrypoint.localRankArg) || self.entrypoint.localRankArg"
+        " || has(self.entrypoint.script) || has(self.entrypoint.module)",
+        "entrypoint.localRankArg: false is for script and module; the others get no --local_rank",
+        path=".entrypoint.localRankArg",
+    ),
+    rule(
+        "!has(self.entrypoint.distributed) || self.entrypoint.distributed"
+        " || !has(self.entrypoint.function)",
+        "a function always runs in a process group; remove entrypoint.distributed",
+        path=".entrypoint.distributed",
+    ),
+    rule(
+        "!has(self.entrypoint.sizing) || self.entrypoint.sizing == 'Job'"
+        " || has(self.entrypoint.driver)",
+        "entrypoint.sizing: Program is for entrypoint.driver, which has a ScalingConfig of its own",
+        path=".entrypoint.sizing",
+    ),
+    rule(
+        "!has(self.code) || has(self.code.configMap) != has(self.code.volume)",
+        "set exactly one of code.configMap and code.volume",
+        path=".code",
     ),
     rule(
         "!has(self.deepspeed) || !(has(self.deepspeed.config) && has(self.deepspeed.configMap))",

@@ -135,6 +135,10 @@ class RunStatus(ApiModel):
     """Name of the run."""
     storage_path: Annotated[str, Field(max_length=1024)] | None = None
     """Its folder below the storage's root."""
+    overrides: Annotated[
+        list[Annotated[str, Field(max_length=1024)]], Field(max_length=16, json_schema_extra=ATOMIC)
+    ] = []
+    """Settings of a driver program that gave way to the job's, a sentence each."""
 
 
 class DeepSpeedJobStatus(ApiModel):

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from deepspeed_operator.api.schema import ApiModel, rule, rules
-from deepspeed_operator.api.spec import SPEC_RULES, ConfigMapKey, DeepSpeedJobSpec
+from deepspeed_operator.api.spec import SPEC_RULES, Code, ConfigMapKey, DeepSpeedJobSpec, Entrypoint
 from deepspeed_operator.api.status import (
     MAX_ATTEMPTS_SHOWN,
     Attempt,
@@ -30,12 +30,14 @@ __all__ = [
     "AttemptState",
     "CheckpointStatus",
     "ClusterStatus",
+    "Code",
     "Condition",
     "ConditionStatus",
     "ConfigMapKey",
     "DeepSpeedJob",
     "DeepSpeedJobSpec",
     "DeepSpeedJobStatus",
+    "Entrypoint",
     "Failure",
     "Metric",
     "ProgressStatus",

@@ -7,8 +7,9 @@ is said beside each part.
 from typing import Any
 
 from deepspeed_operator.api import names
-from deepspeed_operator.api.types import DeepSpeedJobSpec
+from deepspeed_operator.api.types import Code, DeepSpeedJobSpec
 from deepspeed_operator.build.sizing import PodSizes
+from deepspeed_operator.errors import InvalidJob
 from deepspeed_trainer import contract
 
 UID = 1000
@@ -71,6 +72,8 @@ def _build_pod_spec(
     if spec.storage is not None:
         claim = {"claimName": spec.storage.volume_claim}
         volumes.append({"name": "storage", "persistentVolumeClaim": claim})
+    if spec.code is not None:
+        volumes.append({"name": "code", **_build_code_volume(spec.code)})
     return {
         # The kubelet must not revive a head in place: its run would be gone and nobody the wiser.
         "restartPolicy": "Never",
@@ -88,6 +91,23 @@ def _build_pod_spec(
         "containers": [container],
         "volumes": volumes,
     }
+
+
+def _build_code_volume(code: Code) -> dict[str, Any]:
+    if code.volume is not None:
+        # The mount alone is read-only: said here, it would hold for storage on the same claim too.
+        return {"persistentVolumeClaim": {"claimName": code.volume.claim}}
+    if code.config_map is None:
+        raise InvalidJob("spec.code: set exactly one of code.configMap and code.volume")
+    # A command must be executable, and a ConfigMap cannot say which of its files are.
+    return {"configMap": {"name": code.config_map.name, "defaultMode": 0o555}}
+
+
+def _build_code_mount(code: Code) -> dict[str, Any]:
+    mount = {"name": "code", "mountPath": contract.CODE_MOUNT, "readOnly": True}
+    if code.volume is not None and code.volume.path:
+        mount["subPath"] = code.volume.path
+    return mount
 
 
 def _build_tolerations(spec: DeepSpeedJobSpec, sizes: PodSizes) -> list[dict[str, Any]]:
@@ -117,6 +137,8 @@ def _build_container(
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
     if spec.storage is not None:
         mounts.append({"name": "storage", "mountPath": contract.STORAGE_MOUNT})
+    if spec.code is not None:
+        mounts.append(_build_code_mount(spec.code))
     container: dict[str, Any] = {
         "name": name,
         "image": image,
@@ -129,11 +151,17 @@ def _build_container(
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108  the one writable place
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+            # Nothing is left to drain when a pod of ours is told to end; by default Ray would keep
+            # the node's devices for another 30 seconds.
+            {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "1"},
             _from_field(contract.POD_NAME_ENV, "metadata.name"),
             _from_field(contract.POD_UID_ENV, "metadata.uid"),
         ],
         "volumeMounts": mounts,
     }
+    folder = spec.entrypoint.working_dir or (contract.CODE_MOUNT if spec.code else None)
+    if folder is not None:
+        container["workingDir"] = folder
     if spec.image_pull_policy is not None:
         container["imagePullPolicy"] = spec.image_pull_policy
     return container

@@ -1,11 +1,12 @@
 """The contract of an attempt: what the driver in the image is told to run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepspeed_operator.api.job import JobFacts
-from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec, Entrypoint
 from deepspeed_operator.build.sizing import ACCELERATORS, derive_worker_sizes
+from deepspeed_operator.errors import InvalidJob
 from deepspeed_trainer import contract
 
 RUN_NAME = "run-1"
@@ -28,6 +29,7 @@ def build_contract(
     *,
     head_uid: str,
     deepspeed_config: Mapping[str, Any] | None,
+    env: Mapping[str, str],
 ) -> contract.RunContract:
     """Return the contract of an attempt.
 
@@ -48,6 +50,8 @@ def build_contract(
         gpus_per_rank=0 if sizes.device is None else 1,
         entrypoint=_build_entrypoint(spec),
         deepspeed_config=deepspeed_config,
+        distributed=spec.entrypoint.distributed,
+        env=env,
         storage=None if spec.storage is None else contract.STORAGE_MOUNT,
         resume=spec.checkpoint.resume.mode,
         head_pod_uid=head_uid,
@@ -55,10 +59,22 @@ def build_contract(
 
 
 def _build_entrypoint(spec: DeepSpeedJobSpec) -> contract.Entrypoint:
-    entrypoint = spec.entrypoint
-    if entrypoint.function is not None:
-        config = entrypoint.config or {}
-        return contract.Entrypoint(kind="function", target=entrypoint.function, config=config)
+    given = spec.entrypoint
+    kind, words = _find_program(given)
     return contract.Entrypoint(
-        kind="script", target=entrypoint.script or "", args=tuple(entrypoint.args)
+        kind=kind,
+        target=words[0],
+        args=(*words[1:], *given.args),
+        config=given.config or {},
+        local_rank_arg=given.local_rank_arg,
+        sizing=given.sizing,
     )
+
+
+def _find_program(given: Entrypoint) -> tuple[contract.EntrypointKind, Sequence[str]]:
+    """Return the kind and the words of the one entrypoint that is set."""
+    for kind in contract.EntrypointKind:
+        words = getattr(given, kind)
+        if words is not None:
+            return kind, [words] if isinstance(words, str) else words
+    raise InvalidJob("spec.entrypoint: none is set")

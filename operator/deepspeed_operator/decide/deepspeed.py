@@ -45,7 +45,7 @@ KNOWN: Final = frozenset(
 
 
 def read_config(
-    spec: DeepSpeedJobSpec, config_map: Mapping[str, str] | None
+    spec: DeepSpeedJobSpec, config_maps: Mapping[str, Mapping[str, str] | None]
 ) -> Mapping[str, Any] | None:
     """Return the job's DeepSpeed configuration, or None when it names none.
 
@@ -58,7 +58,7 @@ def read_config(
         where = "deepspeed.config"
     else:
         where = f"ConfigMap {source.name}, key {source.key}"
-        config = _parse((config_map or {}).get(source.key, ""), where)
+        config = _parse((config_maps.get(source.name) or {}).get(source.key, ""), where)
     if config is not None:
         _refuse_unusable(config, where, spec)
     return config

@@ -102,7 +102,7 @@ def run_succeeded(view: View) -> Plan | None:
         attempts=_close(view, attempt, state="Succeeded", cause=None),
         finish_time=format_time(view.now),
         failure=None,
-        **derive_progress(_progress(view), view.now),
+        **derive_progress(view, _progress(view), view.now),
     )
     return Plan(
         sentence=f"attempt {attempt.number} succeeded",
@@ -147,7 +147,7 @@ def _fail(
     changes: dict[str, Any] = {
         "attempts": _close(view, attempt, state="Failed", cause=cause),
         "failure": derive_failure(cause, message, found),
-        **derive_progress(_progress(view), view.now),
+        **derive_progress(view, _progress(view), view.now),
     }
     if hopeless or spent:
         ending = "no restart can help" if hopeless else _describe_budget(view)

@@ -121,20 +121,20 @@ class Wanted:
     """What the next pass needs to know beyond the caches; None or False means not to look."""
 
     kuberay: bool = False
-    config_map: str | None = None
-    claim: str | None = None
+    config_maps: frozenset[str] = frozenset()
+    claims: frozenset[str] = frozenset()
     device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prerequisites:
-    """Answers to Wanted, read from the API server when asked; what nobody wanted is None."""
+    """Answers to Wanted, read from the API server when asked; what nobody wanted is not there."""
 
     kuberay_served: bool | None
-    config_map: Mapping[str, str] | None
-    """Data of the ConfigMap; None when it does not exist."""
-    claim: ClaimFacts | None
-    """None when it does not exist."""
+    config_maps: Mapping[str, Mapping[str, str] | None]
+    """Data of each wanted ConfigMap; None for one that does not exist."""
+    claims: Mapping[str, ClaimFacts | None]
+    """Each wanted claim; None for one that does not exist."""
     largest_device_count: int | None
     """Most devices of the wanted resource that one node offers."""
 

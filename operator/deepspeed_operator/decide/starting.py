@@ -21,8 +21,12 @@ from deepspeed_operator.decide.actions import (
 )
 from deepspeed_operator.decide.deepspeed import read_config
 from deepspeed_operator.decide.ending import derive_steps
+from deepspeed_operator.decide.environment import read_environment
 from deepspeed_operator.decide.observed import RunState
-from deepspeed_operator.decide.prerequisites import find_config_fault
+from deepspeed_operator.decide.prerequisites import (
+    derive_ordered_config_maps,
+    find_order_fault,
+)
 from deepspeed_operator.decide.status import (
     Outlook,
     derive_cluster,
@@ -62,7 +66,7 @@ def run_goes_on(view: View) -> Plan | None:
     progress = None if run is None else run.progress
     changes: dict[str, Any] = {}
     if attempt.state != "Running" or _progress_is_due(view):
-        changes |= derive_progress(progress, view.now)
+        changes |= derive_progress(view, progress, view.now)
     followed = attempt.model_copy(update={"state": "Running", **derive_steps(progress)})
     status = revise(
         view,
@@ -94,18 +98,18 @@ def run_is_not_submitted(view: View) -> Plan | None:
             requeue_after_s=RECHECK_S,
         )
     answers = view.observed.prerequisites
-    source = view.spec.deepspeed.config_map
-    if source is not None and answers is None:
-        return Plan(sentence="waits for the ConfigMap's content", head=watch, requeue_after_s=1)
-    if answers is not None and (fault := find_config_fault(view, answers)) is not None:
+    if answers is None and derive_ordered_config_maps(view.spec):
+        return Plan(sentence="waits for the ConfigMaps' content", head=watch, requeue_after_s=1)
+    if answers is not None and (fault := find_order_fault(view, answers)) is not None:
         return _explain(view, *fault, None)
-    config = read_config(view.spec, None if answers is None else answers.config_map)
+    config_maps = {} if answers is None else answers.config_maps
     ordered = build_contract(
         view.job,
         view.spec,
         attempt,
         head_uid=attempt.head_uid or "",
-        deepspeed_config=config,
+        deepspeed_config=read_config(view.spec, config_maps),
+        env=read_environment(view.spec, config_maps),
     )
     submit = SubmitRun(
         cluster=attempt.cluster,
@@ -280,5 +284,5 @@ def _progress_is_due(view: View) -> bool:
     if view.now - parse_time(written.updated_at) < interval:
         return False
     # A new operator, or a list of everything, looks at runs that have not moved since.
-    figures = derive_progress(run.progress, parse_time(written.updated_at))
+    figures = derive_progress(view, run.progress, parse_time(written.updated_at))
     return any(getattr(view.status, name) != value for name, value in figures.items())

@@ -130,7 +130,9 @@ def derive_cluster(view: View) -> ClusterStatus | None:
     )
 
 
-def derive_progress(progress: contract.Progress | None, now: datetime) -> dict[str, Any]:
+def derive_progress(
+    view: View, progress: contract.Progress | None, now: datetime
+) -> dict[str, Any]:
     """Return the status fields that a head's progress fills; none without one."""
     if progress is None:
         return {}
@@ -145,6 +147,9 @@ def derive_progress(progress: contract.Progress | None, now: datetime) -> dict[s
             updated_at=format_time(now),
         )
     }
+    if progress.overrides and view.status.run is not None:
+        overrides = list(progress.overrides)
+        found["run"] = view.status.run.model_copy(update={"overrides": overrides})
     saved = progress.checkpoint
     if saved is not None:
         found["checkpoint"] = CheckpointStatus(

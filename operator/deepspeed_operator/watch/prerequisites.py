@@ -6,7 +6,7 @@ same for all jobs, so their answers are shared for a few seconds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, Generic, TypeVar
 
 from deepspeed_operator.clients.kinds import (
@@ -37,18 +37,26 @@ class PrerequisiteReader:
 
     async def fetch(self, namespace: str, wanted: Wanted) -> Prerequisites:
         """Return the answers to what a job of this namespace wants to know."""
-        claim = await self._find(CLAIMS, namespace, wanted.claim)
-        config_map = await self._find(CONFIG_MAPS, namespace, wanted.config_map)
+        claims = await self._find_all(CLAIMS, namespace, wanted.claims)
+        config_maps = await self._find_all(CONFIG_MAPS, namespace, wanted.config_maps)
         return Prerequisites(
             kuberay_served=await self._kuberay.get() if wanted.kuberay else None,
-            config_map=None if config_map is None else config_map.get("data", {}),
-            claim=None if claim is None else _read_claim(claim),
+            config_maps={
+                name: None if raw is None else raw.get("data", {})
+                for name, raw in config_maps.items()
+            },
+            claims={
+                name: None if raw is None else _read_claim(raw) for name, raw in claims.items()
+            },
             largest_device_count=await self._count(wanted.device),
         )
 
-    async def _find(self, kind: Kind, namespace: str, name: str | None) -> Object | None:
-        if name is None:
-            return None
+    async def _find_all(
+        self, kind: Kind, namespace: str, names: Collection[str]
+    ) -> Mapping[str, Object | None]:
+        return {name: await self._find(kind, namespace, name) for name in sorted(names)}
+
+    async def _find(self, kind: Kind, namespace: str, name: str) -> Object | None:
         try:
             return await self._kube.get(kind, namespace, name)
         except NotFound:

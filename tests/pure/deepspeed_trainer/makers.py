@@ -3,7 +3,14 @@
 from typing import Any
 
 from deepspeed_trainer.attempt import Attempt
-from deepspeed_trainer.contract import Entrypoint, JobRef, Manifest, ManifestFile, RunContract
+from deepspeed_trainer.contract import (
+    Entrypoint,
+    EntrypointKind,
+    JobRef,
+    Manifest,
+    ManifestFile,
+    RunContract,
+)
 from deepspeed_trainer.failures import RankEnd
 
 SHA = "0" * 64
@@ -21,7 +28,7 @@ def a_contract(**changes: Any) -> RunContract:
         "backend": "gloo",
         "cpus_per_rank": 1.0,
         "gpus_per_rank": 0,
-        "entrypoint": Entrypoint("script", "train.py", ("--epochs", "1")),
+        "entrypoint": Entrypoint(EntrypointKind.SCRIPT, "train.py", ("--epochs", "1")),
         "deepspeed_config": {"zero_optimization": {"stage": 3}},
         "storage": "/mnt/dsjob",
         "head_pod_uid": "head-1",

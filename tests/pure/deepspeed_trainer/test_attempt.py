@@ -3,7 +3,15 @@
 import pytest
 
 from deepspeed_trainer.attempt import SETTLE_S, Attempt
-from deepspeed_trainer.contract import Cause, Entrypoint, Failure, Progress, RunPhase
+from deepspeed_trainer.contract import (
+    Cause,
+    Entrypoint,
+    EntrypointKind,
+    Failure,
+    Progress,
+    RunPhase,
+)
+from deepspeed_trainer.ranks import Verdict
 from deepspeed_trainer.saves import Save
 from tests.pure.deepspeed_trainer.makers import a_contract, a_running_attempt, ended, hello
 
@@ -79,13 +87,13 @@ def test_a_wrong_world_size_stops_at_once() -> None:
     assert attempt.orders(1, 0.0).must_stop
     for rank in (0, 1):
         attempt.note_end(rank, ended(-15, stopped=True), 1.0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert cause_of(attempt) is Cause.WRONG_WORLD_SIZE
 
 
 def test_all_ranks_that_end_well_with_a_group_succeed() -> None:
     attempt = a_finished_attempt(0, 0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert attempt.phase is RunPhase.SUCCEEDED
     assert cause_of(attempt) is None
 
@@ -94,7 +102,7 @@ def test_ranks_that_never_met_have_not_succeeded() -> None:
     attempt = a_running_attempt()
     for rank in (0, 1):
         attempt.note_end(rank, ended(0), 1.0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert cause_of(attempt) is Cause.NO_PROCESS_GROUP
 
 
@@ -103,14 +111,14 @@ def test_a_broken_hook_fails_no_job_and_is_shown() -> None:
     for rank in (0, 1):
         attempt.note_hook(rank, "no such attribute")
         attempt.note_end(rank, ended(0), 1.0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert attempt.phase is RunPhase.SUCCEEDED
     assert "no such attribute" in (attempt.progress().notice or "")
 
 
 def test_a_lost_supervisor_is_a_lost_pod() -> None:
     attempt = a_running_attempt()
-    attempt.conclude({1: "the actor died"}, None, 2.0)
+    attempt.conclude(Verdict(lost={1: "the actor died"}), 2.0)
     failure = attempt.progress().failure
     assert failure is not None
     assert (failure.cause, failure.rank, failure.node) == (Cause.POD_LOST, 1, "b")
@@ -119,7 +127,7 @@ def test_a_lost_supervisor_is_a_lost_pod() -> None:
 def test_what_ray_says_counts_only_when_no_rank_explains_it() -> None:
     unexplained, explained = a_running_attempt(), a_finished_attempt(0, 3)
     for attempt in (unexplained, explained):
-        attempt.conclude({}, "controller failed", 2.0)
+        attempt.conclude(Verdict(error="controller failed"), 2.0)
     assert cause_of(unexplained) is Cause.TRAINER_ERROR
     assert cause_of(explained) is Cause.USER_ERROR
 
@@ -127,7 +135,7 @@ def test_what_ray_says_counts_only_when_no_rank_explains_it() -> None:
 def test_an_attempt_whose_ranks_did_not_all_end_has_not_succeeded() -> None:
     attempt = a_running_attempt()
     attempt.note_end(0, ended(0), 1.0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert cause_of(attempt) is Cause.TRAINER_ERROR
 
 
@@ -151,9 +159,66 @@ def test_a_save_that_a_rank_never_finished_holds_nobody() -> None:
 
 
 def test_a_failed_function_leaves_so_that_ray_ends_the_others() -> None:
-    attempt = a_running_attempt(entrypoint=Entrypoint("function", "pkg:train"))
+    attempt = a_running_attempt(entrypoint=Entrypoint(EntrypointKind.FUNCTION, "pkg:train"))
     attempt.note_end(1, ended(1), 1.0)
     assert attempt.orders(1, 1.0).may_leave
+
+
+def test_ranks_that_need_no_group_may_end_without_one() -> None:
+    attempt = a_running_attempt(distributed=False)
+    for rank in (0, 1):
+        attempt.note_hook(rank, None)
+        attempt.note_end(rank, ended(0), 1.0)
+    attempt.conclude(Verdict(), 2.0)
+    assert attempt.phase is RunPhase.SUCCEEDED
+
+
+def test_ranks_that_need_no_group_may_end_when_they_like() -> None:
+    attempt = a_running_attempt(distributed=False)
+    attempt.note_figures(1, {"done": 9, "begun": 10}, 0.5)
+    attempt.note_end(0, ended(0), 1.0)
+    assert not attempt.orders(1, 1.0 + SETTLE_S).must_stop
+
+
+def test_a_command_that_never_spoke_up_made_no_group() -> None:
+    command = Entrypoint(EntrypointKind.COMMAND, "./train.sh")
+    attempt = Attempt(a_contract(entrypoint=command), 0.0)
+    for rank, pod in enumerate("ab"):
+        attempt.note_hello(rank, hello(pod), 0.0)
+        attempt.note_end(rank, ended(0), 1.0)
+    attempt.conclude(Verdict(), 2.0)
+    assert cause_of(attempt) is Cause.NO_PROCESS_GROUP
+
+
+def test_a_driver_program_without_a_trainer_has_trained_nothing() -> None:
+    attempt = Attempt(a_contract(entrypoint=Entrypoint(EntrypointKind.DRIVER, "a.py")), 0.0)
+    attempt.conclude(Verdict(), 2.0)
+    assert cause_of(attempt) is Cause.NO_PROCESS_GROUP
+
+
+def test_a_rank_explains_more_than_the_driver_program_that_fell_over_it() -> None:
+    program = Failure(Cause.USER_ERROR, "the driver program: WorkerGroupError")
+    attempt = a_running_attempt(entrypoint=Entrypoint(EntrypointKind.DRIVER, "a.py"))
+    attempt.note_end(1, ended(1, tail=("ValueError: no",)), 1.0)
+    attempt.conclude(Verdict(program=program), 2.0)
+    failure = attempt.progress().failure
+    assert failure is not None
+    assert failure.rank == 1
+
+
+def test_a_driver_program_that_fails_alone_is_the_cause() -> None:
+    program = Failure(Cause.USER_ERROR, "the driver program: KeyError")
+    attempt = Attempt(a_contract(entrypoint=Entrypoint(EntrypointKind.DRIVER, "a.py")), 0.0)
+    attempt.conclude(Verdict(program=program), 2.0)
+    assert attempt.progress().failure == program
+
+
+def test_each_override_is_told_once_and_all_are_bounded() -> None:
+    attempt = a_running_attempt()
+    for number in range(40):
+        attempt.note_override(f"x{number // 2} became y")
+    assert len(attempt.progress().overrides) == 16
+    assert Progress.from_json(attempt.progress().to_json()) == attempt.progress()
 
 
 def test_a_stop_from_outside_reaches_every_rank() -> None:
@@ -166,7 +231,7 @@ def test_the_first_reason_stays() -> None:
     attempt = a_running_attempt()
     attempt.fail(Failure(Cause.STOPPED, "asked to stop"))
     attempt.note_end(0, ended(1), 1.0)
-    attempt.conclude({}, "x", 2.0)
+    attempt.conclude(Verdict(error="x"), 2.0)
     assert cause_of(attempt) is Cause.STOPPED
 
 
@@ -197,7 +262,7 @@ def test_every_answer_passes_the_operators_reader() -> None:
     attempt = a_running_attempt()
     attempt.note_metrics(0, {"acc": "0.5"})
     attempt.note_end(0, ended(1, tail=("x" * 5000,) * 60), 1.0)
-    attempt.conclude({}, None, 2.0)
+    attempt.conclude(Verdict(), 2.0)
     assert Progress.from_json(attempt.progress().to_json()) == attempt.progress()
 
 

@@ -1,5 +1,6 @@
 """Which checkpoint counts, whose files are whose, and what damage does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,23 @@ def test_a_link_out_of_the_storage_is_not_below_it(tmp_path: Path) -> None:
     (tmp_path / "storage" / "out").symlink_to(tmp_path)
     assert checkpoint.is_below(tmp_path / "storage" / "a", tmp_path / "storage")
     assert not checkpoint.is_below(tmp_path / "storage" / "out" / "a", tmp_path / "storage")
+
+
+def test_what_several_ranks_wrote_is_in_the_manifest_once_and_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("rank 1's")
+    (now,) = checkpoint.describe_files(tmp_path, ["latest"], 1)
+    before = replace(now, sha256="0" * 64, rank=0)
+    (united,) = checkpoint.unite(tmp_path, [before, now])
+    assert (united.sha256, united.rank) == (now.sha256, 0)
+
+
+def test_reported_checkpoints_are_found_apart_from_saved_ones(tmp_path: Path) -> None:
+    for folder in ("attempt-1/ray/report-00001", "attempt-2/ray/report-00001"):
+        (tmp_path / folder).mkdir(parents=True)
+        checkpoint.commit(
+            tmp_path / folder, a_manifest(tag="report-00001", attempt=int(folder[8]), files=())
+        )
+    found = checkpoint.find_reported(tmp_path, 2)
+    assert found is not None
+    assert found.folder.parent.parent.name == "attempt-2"
+    assert checkpoint.find_newest(tmp_path, 2) is None

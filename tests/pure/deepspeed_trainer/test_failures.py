@@ -5,6 +5,7 @@ import pytest
 from deepspeed_trainer.contract import Cause
 from deepspeed_trainer.failures import (
     RankEnd,
+    describe_program_end,
     find_first_failure,
     last_exception,
     name_ranks,
@@ -145,3 +146,24 @@ def test_the_last_exception_is_found_behind_torchs_prefix() -> None:
         "[rank1]: ValueError: second",
     )
     assert last_exception(tail) == "ValueError: second"
+
+
+def test_a_driver_programs_own_error_names_no_rank() -> None:
+    failure = describe_program_end(1, traceback_of("KeyError: 'lr'"), 0)
+    assert (failure.cause, failure.rank, failure.exit_code) == (Cause.USER_ERROR, None, 1)
+    assert "KeyError" in failure.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cannot start './train.sh': No such file or directory",
+        "/opt/trainer/bin/python3: No module named train",
+        "/opt/trainer/bin/python3: Error while finding module specification for 'pkg.train'"
+        " (ModuleNotFoundError: No module named 'pkg')",
+    ],
+)
+def test_a_program_that_is_not_there_is_an_import_that_failed(line: str) -> None:
+    failure = find_first_failure([an_end(0, 127, tail=(line,))])
+    assert failure is not None
+    assert failure.cause is Cause.IMPORT_FAILED

@@ -38,6 +38,7 @@ FULL = Progress(
     failure=Failure(Cause.SIGNAL, "killed by SIGKILL", 3, "pod-1", -9, ("last words",)),
     updated_at=10.5,
     notice="something",
+    overrides=("FailureConfig.max_failures: 3 became 0",),
 )
 
 
@@ -54,7 +55,7 @@ def test_names_on_the_wire_are_those_of_the_contract() -> None:
     assert set(json.loads(FULL.to_json())) == {
         "version", "submissionId", "attempt", "phase", "worldSize", "nodes", "step", "totalSteps",
         "epoch", "loss", "samplesPerSecond", "metrics", "checkpoint", "resumedFrom", "firstStep",
-        "failure", "updatedAt", "notice",
+        "failure", "updatedAt", "notice", "overrides",
     }  # fmt: skip
 
 

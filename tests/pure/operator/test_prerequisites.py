@@ -1,27 +1,29 @@
 """What a job needs before it may have pods: missing, it waits with a reason; found, it starts."""
 
+from dataclasses import replace
+
 import pytest
 
 from deepspeed_operator.api.names import Reason
-from deepspeed_operator.decide.observed import ClaimFacts, Prerequisites
+from deepspeed_operator.decide.observed import ClaimFacts
 from tests.support.builders import MET, a_job, observed
 from tests.support.passes import condition, decide, status_of
 
 UNMET = {
     "KubeRay is not installed": (
         a_job(),
-        Prerequisites(False, None, MET.claim, 8),
+        replace(MET, kuberay_served=False),
         Reason.KUBERAY_MISSING,
     ),
     "two nodes share no storage": (a_job().without("storage"), MET, Reason.STORAGE_MISSING),
     "the claim does not exist": (
         a_job(),
-        Prerequisites(True, None, None, 8),
+        replace(MET, claims={"runs": None}),
         Reason.CLAIM_MISSING,
     ),
     "the claim is for one node": (
         a_job(),
-        Prerequisites(True, None, ClaimFacts(("ReadWriteOnce",), "Bound"), 8),
+        replace(MET, claims={"runs": ClaimFacts(("ReadWriteOnce",), "Bound")}),
         Reason.CLAIM_NOT_SHARED,
     ),
     "the ConfigMap does not exist": (
@@ -31,17 +33,47 @@ UNMET = {
     ),
     "the ConfigMap has no such key": (
         a_job().with_spec(deepspeed={"configMap": {"name": "ds"}}),
-        Prerequisites(True, {"other": "{}"}, MET.claim, 8),
+        replace(MET, config_maps={"ds": {"other": "{}"}}),
         Reason.CONFIG_MAP_MISSING,
     ),
     "the ConfigMap holds no JSON": (
         a_job().with_spec(deepspeed={"configMap": {"name": "ds"}}),
-        Prerequisites(True, {"ds_config.json": "{"}, MET.claim, 8),
+        replace(MET, config_maps={"ds": {"ds_config.json": "{"}}),
         Reason.DEEPSPEED_CONFIG_INVALID,
+    ),
+    "a file of variables that does not exist": (
+        a_job().with_spec(deepspeed={"envFile": {"configMap": {"name": "env"}}}),
+        replace(MET, config_maps={"env": None}),
+        Reason.CONFIG_MAP_MISSING,
+    ),
+    "a line that sets nothing": (
+        a_job().with_spec(deepspeed={"envFile": {"configMap": {"name": "env"}}}),
+        replace(MET, config_maps={"env": {".deepspeed_env": "NCCL_DEBUG=INFO\nexport X"}}),
+        Reason.ENVIRONMENT_INVALID,
+    ),
+    "a variable that is the trainer's": (
+        a_job().with_spec(deepspeed={"env": {"RANK": "0"}}),
+        MET,
+        Reason.ENVIRONMENT_INVALID,
+    ),
+    "code in a ConfigMap that does not exist": (
+        a_job().with_spec(code={"configMap": {"name": "code"}}),
+        replace(MET, config_maps={"code": None}),
+        Reason.CONFIG_MAP_MISSING,
+    ),
+    "code in a claim that does not exist": (
+        a_job().with_spec(code={"volume": {"claim": "code"}}),
+        MET,
+        Reason.CLAIM_MISSING,
+    ),
+    "code in a claim of one node": (
+        a_job().with_spec(code={"volume": {"claim": "code"}}),
+        replace(MET, claims={**MET.claims, "code": ClaimFacts(("ReadWriteOnce",), "Bound")}),
+        Reason.CLAIM_NOT_SHARED,
     ),
     "no node has enough devices": (
         a_job().with_spec(accelerator={"type": "Nvidia"}, gpusPerNode=8),
-        Prerequisites(True, None, MET.claim, 4),
+        replace(MET, largest_device_count=4),
         Reason.ACCELERATOR_MISSING,
     ),
     "a quantity is none": (
@@ -66,7 +98,7 @@ def test_what_is_missing_holds_the_job_with_a_reason_and_no_pods(case: str) -> N
 
 def test_job_starts_by_itself_when_what_was_missing_appears() -> None:
     job = a_job()
-    missing = Prerequisites(True, None, None, 8)
+    missing = replace(MET, claims={"runs": None})
     job = job.with_status(decide(job, observed(prerequisites=missing)).status)
     assert [a.state for a in status_of(decide(job, observed(), 5)).attempts] == ["Opened"]
 

@@ -17,11 +17,13 @@ ROOT = Path(__file__).resolve().parents[3]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 DECLARED = {*versions.NODE_PACKAGES, *versions.IMAGE_PACKAGES, *test_cold.GIVEN}
-EVERY_DEBIAN_HAS = {"apt", "dash", "coreutils", "util-linux", "mount"}
+EVERY_DEBIAN_HAS = {"apt", "dpkg", "dash", "coreutils", "util-linux", "mount"}
 BUILT_OR_FETCHED = {"kubectl", "helm", "go"}
+USED_WHERE_IT_IS = {"docker"}
 PACKAGE_OF = {
     "apt-get": "apt",
     "ctr": "containerd",
+    "dpkg-deb": "dpkg",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "sh": "dash",
@@ -50,7 +52,7 @@ def programs() -> set[str]:
 
 
 def test_every_program_is_declared() -> None:
-    known = DECLARED | EVERY_DEBIAN_HAS | BUILT_OR_FETCHED
+    known = DECLARED | EVERY_DEBIAN_HAS | BUILT_OR_FETCHED | USED_WHERE_IT_IS
     undeclared = {name for name in programs() if PACKAGE_OF.get(name, name) not in known}
     assert not undeclared, "name the Debian package in devcluster/versions.py"
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from devcluster.errors import Missing
 from devcluster.steps import Outcome
-from tools import images, setup, test_cold
+from tools import images, localdemo, setup, test_cold
 
 
 @pytest.fixture
@@ -51,23 +50,11 @@ def test_nothing_to_do_is_said_in_one_line() -> None:
     assert "\n" not in told
 
 
-def test_another_system_is_told_what_to_do(monkeypatch) -> None:
-    monkeypatch.setattr(images.platform, "system", lambda: "Darwin")
-    with pytest.raises(Missing, match="make check"):
-        images.check_machine()
-
-
-def test_a_user_without_root_is_told_what_to_do(monkeypatch) -> None:
-    monkeypatch.setattr(images.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(images.os, "geteuid", lambda: 1000)
-    with pytest.raises(Missing, match="sudo make"):
-        images.check_machine()
-
-
-def test_every_step_of_setup_can_run() -> None:
-    names = [step.name for step in images.all_steps()]
+@pytest.mark.parametrize("steps", [images.all_steps, images.bare_steps, localdemo.steps])
+def test_every_step_of_setup_can_run(steps) -> None:
+    names = [step.name for step in steps()]
     assert len(names) == len(set(names))
-    assert all(need in names for step in images.all_steps() for need in step.needs)
+    assert all(need in names for step in steps() for need in step.needs)
 
 
 def test_a_cold_run_sees_nothing_of_this_home(monkeypatch) -> None:

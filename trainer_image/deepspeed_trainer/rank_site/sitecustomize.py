@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a folder on PYTHONPATH, not a package
-"""First on a rank's PYTHONPATH: ties the process to its supervisor and installs the hooks.
+"""First on the PYTHONPATH of a rank, or of a driver program: ties it to who started it, and hooks.
 
 Then it runs the sitecustomize that it hides, if there is one.  It is in effect in the process that
 the supervisor started and in none of that process's own children.
@@ -25,7 +25,7 @@ def _install() -> None:
         from deepspeed_trainer import hook, tether  # noqa: PLC0415  a failure must not escape
 
         tether.die_with_supervisor()
-        hook.install_in_rank()
+        hook.install()
     except Exception as error:  # noqa: BLE001  a hook must never break training
         sys.stderr.write(f"deepspeed_trainer: no hooks in this rank: {error!r}\n")
 

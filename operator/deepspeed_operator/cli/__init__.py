@@ -1,0 +1,1 @@
+"""What people type: `dsjob`, also as `kubectl dsjob`.  It acts with the rights of who calls it."""

@@ -1,0 +1,1 @@
+"""A job on this machine: the same manifest, checks, contract and driver, and no Kubernetes."""

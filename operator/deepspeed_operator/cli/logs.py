@@ -1,0 +1,219 @@
+"""What the ranks of a job write, read in the head's pod with its caller's own right to exec.
+
+Each look is a short program in the pod that reads on from where the last one stopped: nothing is
+left running there, and following survives a broken line and a new attempt.  With storage the ranks'
+files on it are read, else Ray's log of the job.  The ranks of a function or a driver program live
+in Ray's own workers, and share one log without a rank on its lines.  After the cluster is gone
+nothing can be read here; then it is said where the files are.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from deepspeed_operator.cli.ends import NotThere, Unavailable, WrongUse
+from deepspeed_operator.cli.picture import Job, condition, describe, is_true, printable
+from deepspeed_trainer.contract import STORAGE_MOUNT
+
+POLL_S: Final = 1.0
+MOST_BYTES: Final = 256 * 1024
+HEAD_CONTAINER: Final = "ray-head"
+RAY_LOGS: Final = "/tmp/ray/session_latest/logs"  # noqa: S108  in the pod
+RANK_LINE: Final = re.compile(r"\[rank (\d+)\] (.*)")
+RANK_FILE: Final = re.compile(r"rank-(\d+)\.log")
+
+READER: Final = """
+import json, pathlib, sys
+want = json.loads(sys.argv[1])
+left, found = want["most"], {}
+for path in sorted(pathlib.Path(want["folder"]).glob(want["pattern"])):
+    start = want["offsets"].get(path.name, 0)
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(left)
+    is_cut, whole = len(data) == left, data[: data.rfind(b"\\n") + 1]
+    if is_cut or not want["over"]:
+        data = whole or (data if is_cut else b"")
+    if data:
+        left -= len(data)
+        found[path.name] = [start + len(data), data.decode(errors="replace")]
+    if is_cut:
+        break
+print(json.dumps(found))
+"""
+
+
+class Place(Protocol):
+    """Where jobs and their pods are."""
+
+    def job(self, name: str) -> Job:
+        """Read a job."""
+
+    def pods(self, job: str) -> list[dict[str, Any]]:
+        """Read the pods of a job."""
+
+    def execute(self, pod: str, container: str, command: list[str]) -> str:
+        """Run a command in a pod and return what it printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read."""
+
+    name: str
+    rank: int | None = None
+    """One rank; None for all, each line with its rank."""
+    attempt: int | None = None
+    """None for the last one, and when following for those that come after it."""
+    follow: bool = False
+
+
+@dataclass(slots=True)
+class LogReader:
+    """Reads the lines of one job's ranks."""
+
+    place: Place
+    wanted: Wanted
+    note: Callable[[str], None]
+    """Says what is going on beside the lines."""
+    poll_s: float = POLL_S
+    _attempt: int = 0
+    _offsets: dict[str, int] = field(default_factory=dict)
+    _noted: str = ""
+    _is_shared: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines until there are no more; when following, until the job is finished.
+
+        Raises:
+            NotThere: no such job or attempt, or its cluster is gone.
+            Unavailable: the pod cannot be read.
+        """
+        while True:
+            job = self.place.job(self.wanted.name)
+            over = is_true(job, "Finished")
+            found = list(self._read_on(job, over=over))
+            yield from found
+            if not found and (over or not self.wanted.follow or self._is_over(job)):
+                return
+            if not found:
+                time.sleep(self.poll_s)
+
+    def _read_on(self, job: Job, *, over: bool) -> Iterator[str]:
+        attempt = self._choose(job)
+        head = None if attempt is None else self._find_head(attempt)
+        if attempt is None or head is None:
+            self._explain(job, attempt, over=over)
+            return
+        if attempt["number"] != self._attempt:
+            self._attempt, self._offsets = attempt["number"], {}
+            self.note(f"attempt {self._attempt}:")
+        order = {**self._order(job, attempt), "offsets": self._offsets, "most": MOST_BYTES}
+        command = ["python", "-c", READER, json.dumps({**order, "over": over})]
+        for name, (offset, text) in self._parse(self.place.execute(head, HEAD_CONTAINER, command)):
+            self._offsets[name] = offset
+            yield from self._pick(name, text)
+
+    def _choose(self, job: Job) -> Mapping[str, Any] | None:
+        attempts = job.get("status", {}).get("attempts", [])
+        number = self.wanted.attempt
+        if number is None:
+            return attempts[-1] if attempts else None
+        found = [each for each in attempts if each["number"] == number]
+        if not found and (not self.wanted.follow or is_true(job, "Finished")):
+            known = ", ".join(str(each["number"]) for each in attempts) or "none"
+            raise NotThere(f"{self.wanted.name} has no attempt {number}; it has {known}")
+        return found[0] if found else None
+
+    def _find_head(self, attempt: Mapping[str, Any]) -> str | None:
+        """Return the name of the running head pod of an attempt."""
+        for pod in self.place.pods(self.wanted.name):
+            labels = pod["metadata"].get("labels", {})
+            place = (labels.get("ray.io/cluster"), labels.get("ray.io/node-type"))
+            running = pod.get("status", {}).get("phase") == "Running"
+            if place == (attempt["cluster"], "head") and running:
+                return str(pod["metadata"]["name"])
+        return None
+
+    def _explain(self, job: Job, attempt: Mapping[str, Any] | None, *, over: bool) -> None:
+        """Say why nothing can be read; raises NotThere unless waiting may help."""
+        if not over and self.wanted.follow:
+            if self._noted != (line := describe(job)):
+                self.note(line)
+                self._noted = line
+            return
+        if attempt is None:
+            raise NotThere(f"{self.wanted.name} has no attempt yet: {describe(job)}")
+        why = condition(job, "Ready").get("message", "")
+        raise NotThere(
+            f"the cluster of attempt {attempt['number']} has no running head ({why});"
+            f" {_name_files(job, attempt)}; ttlSecondsAfterFinished keeps a finished cluster, and"
+            f" `dsjob status {self.wanted.name}` has the last lines of the rank that failed"
+        )
+
+    def _order(self, job: Job, attempt: Mapping[str, Any]) -> dict[str, Any]:
+        """Return which files hold the lines."""
+        entrypoint, rank = job["spec"]["entrypoint"], self.wanted.rank
+        self._is_shared = "function" in entrypoint or "driver" in entrypoint
+        if self._is_shared and rank is not None:
+            raise WrongUse(
+                "the ranks of a function or a driver program share one log: leave --rank out"
+            )
+        if job["spec"].get("storage") is None or "function" in entrypoint:
+            pattern = f"job-driver-{attempt['submissionId']}.log"
+            return {"folder": RAY_LOGS, "pattern": pattern}
+        if self._is_shared:
+            return {"folder": _logs_folder(job, attempt), "pattern": "driver.log"}
+        pattern = "rank-*.log" if rank is None else f"rank-{rank:05d}.log"
+        return {"folder": _logs_folder(job, attempt), "pattern": pattern}
+
+    def _parse(self, answer: str) -> Iterator[tuple[str, tuple[int, str]]]:
+        """Read an answer that comes from the user's image."""
+        try:
+            found = json.loads(answer)
+            for name, (offset, text) in found.items():
+                yield str(name), (int(offset), str(text))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Unavailable(
+                f"the head's Python answers nonsense: {printable(answer[:300])}"
+            ) from error
+
+    def _pick(self, name: str, text: str) -> Iterator[str]:
+        of_one = RANK_FILE.fullmatch(name)
+        for line in text.splitlines():
+            if self._is_shared:
+                yield line
+                continue
+            if of_one is not None:
+                rank, said = int(of_one[1]), line
+            elif (found := RANK_LINE.search(line)) is not None:
+                rank, said = int(found[1]), found[2]
+            else:
+                continue
+            if self.wanted.rank is None:
+                yield f"[rank {rank}] {said}"
+            elif self.wanted.rank == rank:
+                yield said
+
+    def _is_over(self, job: Job) -> bool:
+        """Whether the one attempt that is wanted has ended."""
+        if self.wanted.attempt is None:
+            return False
+        attempt = self._choose(job)
+        return attempt is not None and attempt["state"] in ("Succeeded", "Failed")
+
+
+def _logs_folder(job: Job, attempt: Mapping[str, Any]) -> str:
+    run = job["status"]["run"]["storagePath"]
+    return f"{STORAGE_MOUNT}/{run}/attempt-{attempt['number']}/logs"
+
+
+def _name_files(job: Job, attempt: Mapping[str, Any]) -> str:
+    storage = job["spec"].get("storage")
+    if storage is None:
+        return "without spec.storage its lines went with it"
+    path = _logs_folder(job, attempt).removeprefix(f"{STORAGE_MOUNT}/")
+    return f"its lines are on claim {storage['volumeClaim']} in {path}"

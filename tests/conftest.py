@@ -1,0 +1,24 @@
+"""What was skipped, and why, at the end of every run of tests; where CI is set, a skip fails it."""
+
+import os
+from collections import Counter
+
+import pytest
+
+
+def skips(reporter: pytest.TerminalReporter) -> Counter[str]:
+    """How many tests were skipped, by reason."""
+    found = reporter.stats.get("skipped", [])
+    return Counter(str(each.longrepr[2]).removeprefix("Skipped: ") for each in found)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason, count in skips(terminalreporter).items():
+        terminalreporter.write_line(f"{count} tests were skipped: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and skips(reporter):
+        reporter.write_line("CI is set, so a skipped test fails the run")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

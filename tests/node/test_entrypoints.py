@@ -1,0 +1,93 @@
+"""Programs that are not in the image, started the other ways, on two real nodes.
+
+How each kind of entrypoint starts, fails and ends is tests/trainer's business; here it is that the
+operator brings code, environment and configuration to where the program finds them.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.eventually import eventually
+from tests.support.installed import ROOT
+from tests.support.kube import Kube
+from tests.support.quickstart import Run, start
+
+PROGRAMS = ROOT / "tests" / "trainer" / "programs"
+CONFIG = (
+    '{"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 3}, "optimizer":'
+    ' {"type": "AdamW", "params": {"lr": 0.001, "torch_adam": true}}}'
+)
+
+
+def config_map(name: str, namespace: str, data: dict[str, str]) -> dict[str, object]:
+    where = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": data}
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
+    kube: Kube, namespace: str
+) -> None:
+    file = PROGRAMS / "own_trainer.py"
+    kube.apply(config_map("code", namespace, {file.name: file.read_text()}))
+    run = start(
+        kube,
+        namespace,
+        entrypoint={"driver": file.name},
+        code={"configMap": {"name": "code"}},
+        deepspeed={},
+        # The program runs beside Ray there, and imports torch too.
+        head={"resources": {"cpu": "200m", "memory": "3Gi"}},
+    )
+    job = run.await_condition("Complete")
+    status = job["status"]
+    assert status["progress"]["step"] == 12
+    assert any("num_workers: 4 became 2" in told for told in status["run"]["overrides"])
+    assert status["checkpoint"]["path"].startswith(status["run"]["storagePath"])
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_command_comes_from_a_volume_with_its_environment(kube: Kube, namespace: str) -> None:
+    run = start(
+        kube,
+        namespace,
+        entrypoint={
+            "command": ["sh", "-c", "echo $FROM_FILE $FROM_SPEC; ./train.sh --steps=5"],
+            "workingDir": "/mnt/code/programs",
+        },
+        code={"volume": {"claim": "quickstart", "path": "src"}},
+        deepspeed={
+            "configMap": {"name": "ds"},
+            "env": {"FROM_SPEC": "2"},
+            "envFile": {"configMap": {"name": "ds"}},
+        },
+    )
+    lay_down_code(run)
+    # Until now the job has waited for this.
+    kube.apply(
+        config_map("ds", namespace, {"ds_config.json": CONFIG, ".deepspeed_env": "FROM_FILE=1\n"})
+    )
+    job = run.await_condition("Complete")
+    assert job["status"]["progress"]["step"] == 5
+    for rank in (0, 1):
+        log = (run.folder / "attempt-1" / "logs" / f"rank-{rank:05d}.log").read_text()
+        assert log.splitlines()[0] == "1 2"
+
+
+def lay_down_code(run: Run) -> None:
+    """Put the program on the claim, where its pods shall find it."""
+    root = eventually(lambda: volume_of(run), "the claim is bound", within_s=30)
+    folder = root / "src" / "programs"
+    folder.mkdir(parents=True)
+    for name in ("train.sh", "tiny.py"):
+        (folder / name).write_text((PROGRAMS / name).read_text())
+        (folder / name).chmod(0o755)
+
+
+def volume_of(run: Run) -> Path | None:
+    claim = run.kube.get("pvc", "quickstart", run.namespace)
+    name = claim["spec"].get("volumeName")
+    if not name:
+        return None
+    return Path(run.kube.get("pv", name)["spec"]["hostPath"]["path"])
