@@ -29,7 +29,11 @@ down: venv ## Stop and remove the cluster of the demo
 
 .PHONY: test
 test: setup ## Run all tests, from pure to real training, on a cluster of their own
-	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) --durations=10
+	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m "not full" --durations=10
+
+.PHONY: test-full
+test-full: setup ## Run the tests that build further programs: fake nodes, Kueue, S3 (minutes)
+	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m full --durations=10
 
 .PHONY: test-trainer
 test-trainer: setup ## Run the trainer's own tests in its image: ends, resume, functions (minutes)

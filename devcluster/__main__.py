@@ -6,16 +6,19 @@ Exit code 1 means that what was asked for did not happen; the last line says why
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 from devcluster import build as parts
 from devcluster import cluster as clusters
-from devcluster import imagebuild, images, report, slots
-from devcluster.cluster import Options
+from devcluster import faults, imagebuild, images, report, s3, slots
+from devcluster.detection import DETECTIONS
 from devcluster.errors import DevclusterError, StepFailed, WrongUse
 from devcluster.imagebuild import Recipe
+from devcluster.options import Options
 from devcluster.paths import cache_dir
 from devcluster.steps import run_steps
 
@@ -34,12 +37,16 @@ def main() -> None:
 @click.option("--no-kubelets", is_flag=True, help="API server, controllers and KubeRay only.")
 @click.option("--image", "wanted", multiple=True, help="Archive or name of an image for the nodes.")
 @click.option("--kuberay-concurrency", default=4, show_default=True)
-def up(
-    name: str, nodes: int, no_kubelets: bool, wanted: tuple[str, ...], kuberay_concurrency: int
-) -> None:
-    """Bring a cluster up; if it is up, check its health."""
+@click.option("--detection", type=click.Choice(list(DETECTIONS)), default="fast", show_default=True,
+              help="How soon a lost node is noticed: as Kubernetes does, or quicker.")  # fmt: skip
+@click.option("--fake-nodes", default=0, show_default=True, type=click.IntRange(0, 999),
+              help="Nodes without a machine: their pods are Ready and run nothing.")  # fmt: skip
+@click.option("--kueue", is_flag=True, help="Kueue, for RayClusters, RayJobs and Jobs.")
+@click.option("--s3", is_flag=True, help="An S3 server; `s3` tells its address and credentials.")
+def up(name: str, nodes: int, no_kubelets: bool, wanted: tuple[str, ...], **more: Any) -> None:
+    """Bring a cluster up; if it is up, undo what was done to its nodes and check its health."""
     began = time.monotonic()
-    options = Options(0 if no_kubelets else nodes, kuberay_concurrency)
+    options = Options(0 if no_kubelets else nodes, **more)
     cluster = clusters.up(name, options, wanted)
     click.echo(f"{name} is up after {time.monotonic() - began:.1f} s: {cluster.server}")
     click.echo(f"  export KUBECONFIG={cluster.kubeconfig} PATH={parts.tools()}:$PATH")
@@ -73,9 +80,12 @@ def status(name: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--only", type=click.Choice(clusters.BUILD_GROUPS), multiple=True)
+@click.option("--only", type=click.Choice([*clusters.BUILD_GROUPS, clusters.EXTRAS]), multiple=True)
 def build(only: tuple[str, ...]) -> None:
-    """Build or fetch all parts of clusters into the cache; what is there is left alone."""
+    """Build or fetch the parts of clusters into the cache; what is there is left alone.
+
+    Without --only all but the extras, which `up` builds when it is asked for them.
+    """
     run_steps(clusters.all_build_steps(only), logs=cache_dir() / "logs")
 
 
@@ -151,6 +161,66 @@ def kubeconfig(name: str, content: bool) -> None:
     """Print the path of the administrator's kubeconfig."""
     path = clusters.get(name).kubeconfig
     click.echo(path.read_text() if content else path)
+
+
+@main.command("s3")
+@name_option
+@click.option("--content", is_flag=True, help="Print the file, not its path.")
+def show_s3(name: str, content: bool) -> None:
+    """Print the path of the file with the S3 server's address and credentials."""
+    cluster = clusters.get(name)
+    if not cluster.options.s3:
+        raise WrongUse(f"{name} has no S3 server: bring it up with --s3.")
+    path = s3.environment_file(cluster.folder)
+    click.echo(path.read_text().rstrip() if content else path)
+
+
+node_argument = click.argument("node")
+
+
+@main.command("stop-node")
+@name_option
+@node_argument
+def stop_node(name: str, node: str) -> None:
+    """Take a node's power away: its pods end at once and no one is told."""
+    clusters.change_node(clusters.get(name), node, faults.stop)
+
+
+@main.command("start-node")
+@name_option
+@node_argument
+def start_node(name: str, node: str) -> None:
+    """Give a stopped node its power back, and wait until it is Ready."""
+    clusters.change_node(clusters.get(name), node, faults.start)
+
+
+@main.command("partition-node")
+@name_option
+@node_argument
+def partition_node(name: str, node: str) -> None:
+    """Cut a node off from the control plane and the other nodes; its pods go on."""
+    clusters.change_node(clusters.get(name), node, faults.partition)
+
+
+@main.command("slow-node")
+@name_option
+@node_argument
+@click.option("--cpu", type=click.FloatRange(min=0.01), help="Cores for all its pods together.")
+@click.option("--rate-mbit", type=click.FloatRange(min=0.1), help="Mbit/s through its cable.")
+def slow_node(name: str, node: str, cpu: float | None, rate_mbit: float | None) -> None:
+    """Limit a node's processor or network; what is not given is not limited any more."""
+    if cpu is None and rate_mbit is None:
+        raise click.UsageError("give --cpu or --rate-mbit; heal-node lifts both")
+    slow = partial(faults.slow, cores=cpu, mbit_s=rate_mbit)
+    clusters.change_node(clusters.get(name), node, slow)
+
+
+@main.command("heal-node")
+@name_option
+@node_argument
+def heal_node(name: str, node: str) -> None:
+    """Undo partition-node and slow-node, and wait until the node is Ready."""
+    clusters.change_node(clusters.get(name), node, faults.heal)
 
 
 @main.command()

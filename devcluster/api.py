@@ -10,6 +10,8 @@ import http.client
 import json
 import ssl
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,8 @@ from devcluster.errors import Refused
 
 # Four large CRDs at once keep the API server of a busy machine occupied for half a minute.
 TIMEOUT_S = 120
+PATIENCE_S = 180.0
+PAUSE_S = 0.5
 
 # The cluster-wide kinds that we write.
 COLLECTIONS = {
@@ -28,6 +32,8 @@ COLLECTIONS = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "CustomResourceDefinition": "customresourcedefinitions",
+    "MutatingWebhookConfiguration": "mutatingwebhookconfigurations",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }
 
 
@@ -75,9 +81,28 @@ class ApiClient:
         """Fetch an object or a list."""
         return json.loads(self.request("GET", path))
 
-    def create(self, manifest: dict[str, Any]) -> None:
-        """Create a cluster-wide object."""
-        self.request("POST", collection_of(manifest), manifest, "application/json")
+    def create(
+        self, manifest: dict[str, Any], *, check: Callable[[], None], within_s: float = PATIENCE_S
+    ) -> None:
+        """Create a cluster-wide object; a server that is too busy to answer is asked again.
+
+        `check` is called before every request and may raise. Raises: as `request`.
+        """
+        end = time.monotonic() + within_s
+        is_first = True
+        while True:
+            check()
+            try:
+                self.request("POST", collection_of(manifest), manifest, "application/json")
+            except (Refused, TimeoutError, ConnectionError) as error:
+                if isinstance(error, Refused) and error.status == 409 and not is_first:
+                    return  # an earlier request had arrived; only its answer had not
+                if not is_transient(error) or time.monotonic() > end:
+                    raise
+            else:
+                return
+            is_first = False
+            time.sleep(PAUSE_S)
 
     def merge(self, path: str, patch: dict[str, Any]) -> None:
         """Change fields of an object; null removes one."""
@@ -90,6 +115,15 @@ class ApiClient:
         except (OSError, Refused):
             return False
         return True
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether asking again may help: the server was busy, or its answer was lost on the way."""
+    if isinstance(error, Refused):
+        return error.status == 429 or error.status >= 500
+    return isinstance(error, TimeoutError | ConnectionError) and not isinstance(
+        error, ConnectionRefusedError
+    )
 
 
 def collection_of(manifest: dict[str, Any]) -> str:

@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from devcluster import versions
-from devcluster.errors import Missing
+from devcluster.errors import Missing, StepFailed
 from devcluster.paths import SOURCE, cache_dir, digest, is_root, locked, written_whole
 from devcluster.steps import Shell, Step
 
@@ -27,8 +28,17 @@ COMPONENTS = (
     "kubelet", "kube-proxy", "coredns",
 )  # fmt: skip
 KUBERAY_MODULE = "github.com/ray-project/kuberay/ray-operator"
+CRDS = "config/crd/bases"
 HELM_MODULE = "helm.sh/helm/v4/cmd/helm"
 CORES = "cores"  # the lane of steps that use the whole machine
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A text in a program's main package, of one file, that is built as another text."""
+
+    text: str
+    instead: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,7 @@ class GoProgram:
     module: str
     package: str
     flags: str = "-s -w"
+    edits: tuple[Edit, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -50,7 +61,8 @@ class GoProgram:
         files = sorted(
             path for path in self.source.iterdir() if path.suffix in (".go", ".mod", ".sum")
         )
-        return cache_dir() / f"{self.module}-{digest(self.package, self.flags, *files)}"
+        edits = [repr(edit) for edit in self.edits]
+        return cache_dir() / f"{self.module}-{digest(self.package, self.flags, *edits, *files)}"
 
 
 def _kubernetes_flags() -> str:
@@ -199,7 +211,37 @@ def _go_build(shell: Shell, program: GoProgram, target: Path) -> None:
         "-o",
         target,
     ]
-    shell.run([*command, program.package], cwd=program.source, env=env)
+    with _package(shell, program) as (folder, package):
+        shell.run([*command, package], cwd=folder, env=env)
+
+
+@contextmanager
+def _package(shell: Shell, program: GoProgram) -> Iterator[tuple[Path, str]]:
+    """Where to build and what: with edits, a copy of the package beside our list of modules."""
+    if not program.edits:
+        yield program.source, program.package
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(program.source / name, scratch)
+        for original in _listed(shell, program, "{{.Dir}}").glob("*.go"):
+            text = original.read_text()
+            for edit in program.edits:
+                if edit.text not in text:
+                    raise StepFailed("go", f"{original} has no {edit.text!r}", shell.log_path)
+                text = text.replace(edit.text, edit.instead)
+            Path(scratch, original.name).write_text(text)
+        yield Path(scratch), "."
+
+
+def module_folder(shell: Shell, program: GoProgram) -> Path:
+    """Where the source of the module that a program's package belongs to lies."""
+    return _listed(shell, program, "{{.Module.Dir}}")
+
+
+def _listed(shell: Shell, program: GoProgram, wanted: str) -> Path:
+    command: list[str | Path] = [find_go() or Path("go"), "list", "-f", wanted, program.package]
+    return Path(shell.output(command, cwd=program.source).strip())
 
 
 @contextmanager
@@ -224,22 +266,29 @@ def build_cluster(shell: Shell) -> None:
             (folder / component).symlink_to("cluster")
 
 
-def build_kuberay(shell: Shell) -> None:
-    """Build KubeRay's operator and put its custom resource definitions beside it.
-
-    These as JSON: as YAML they would take seconds to read at every start of a cluster.
-    """
-    with made_once(KUBERAY.folder) as folder:
+def build_program(
+    shell: Shell, program: GoProgram, gather: Callable[[Path, Path], None] | None = None
+) -> None:
+    """Build a program into its folder; `gather(source, folder)` then adds what belongs to it."""
+    with made_once(program.folder) as folder:
         if folder is None:
             return
-        _go_build(shell, KUBERAY, folder / "kuberay")
-        go = find_go() or Path("go")
-        where: list[str | Path] = [go, "list", "-m", "-f", "{{.Dir}}", KUBERAY_MODULE]
-        module = Path(shell.output(where, cwd=KUBERAY.source).strip())
-        (folder / "crds").mkdir()
-        for crd in (module / "config" / "crd" / "bases").glob("*.yaml"):
-            definition = yaml.load(crd.read_text(), yaml.CSafeLoader)
-            (folder / "crds" / f"{crd.stem}.json").write_text(json.dumps(definition))
+        _go_build(shell, program, folder / program.module)
+        if gather is not None:
+            gather(module_folder(shell, program), folder)
+
+
+def build_kuberay(shell: Shell) -> None:
+    """Build KubeRay's operator and put its custom resource definitions beside it."""
+    build_program(shell, KUBERAY, lambda source, folder: gather_crds(source / CRDS, folder))
+
+
+def gather_crds(source: Path, folder: Path) -> None:
+    """Write custom resource definitions as JSON, which is read in no time, unlike YAML."""
+    (folder / "crds").mkdir()
+    for crd in source.glob("*.yaml"):
+        definition = yaml.load(crd.read_text(), yaml.CSafeLoader)
+        (folder / "crds" / f"{crd.stem}.json").write_text(json.dumps(definition))
 
 
 def build_helm(shell: Shell) -> None:

@@ -12,12 +12,14 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from devcluster import (
     build,
+    extras,
+    faults,
     imagebuild,
     images,
     imagestore,
@@ -27,10 +29,11 @@ from devcluster import (
     remains,
     slots,
 )
-from devcluster.api import ApiClient
 from devcluster.controlplane import ControlPlane
-from devcluster.errors import Missing, Refused, WrongUse
-from devcluster.node import READY_S, Node
+from devcluster.detection import DETECTIONS
+from devcluster.errors import Missing, WrongUse
+from devcluster.node import PROGRAMS, Node, heartbeats
+from devcluster.options import Options
 from devcluster.paths import cache_dir, is_root, locked, state_dir, written_whole
 from devcluster.processes import Home
 from devcluster.slots import Place
@@ -38,15 +41,8 @@ from devcluster.steps import Shell, Step, run_steps
 from devcluster.versions import NODE_PACKAGES
 
 BUILD_GROUPS = ("control-plane", "nodes", "tools", "images")
+EXTRAS = "extras"  # not among those above: few ask for them, and they take minutes
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kuberay")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a cluster was asked for. nodes: 0 means control plane and KubeRay only."""
-
-    nodes: int = 2
-    kuberay_concurrency: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +82,15 @@ class Cluster:
     def control_plane(self) -> ControlPlane:
         """The programs on the host."""
         has_nodes = self.options.nodes > 0
-        return ControlPlane(self.home, self.place, build.binaries(), has_nodes)
+        detection = DETECTIONS[self.options.detection]
+        return ControlPlane(self.home, self.place, build.binaries(), has_nodes, detection)
 
     @property
     def nodes(self) -> list[Node]:
         """The nodes; none in a bare cluster."""
-        count = self.options.nodes
+        count, detection = self.options.nodes, DETECTIONS[self.options.detection]
         return [
-            Node(self.name, self.home, self.place, build.binaries(), index, count)
+            Node(self.name, self.home, self.place, build.binaries(), index, count, detection)
             for index in range(count)
         ]
 
@@ -108,22 +105,39 @@ class Cluster:
         per_node = [
             node.component(program)
             for node in self.nodes
-            for program in ("containerd", "kubelet", "kube-proxy")
+            for program in PROGRAMS
+            if not faults.is_stopped(node)
         ]
-        return [*CONTROL_PLANE, *(["coredns"] if per_node else []), *per_node]
+        return [*self.control_plane_components(), *per_node]
+
+    def control_plane_components(self) -> list[str]:
+        """The programs on the host that must be running."""
+        dns = ["coredns"] if self.options.nodes else []
+        return [*CONTROL_PLANE, *dns, *extras.components(self.options)]
 
     def ailments(self) -> list[str]:
         """What is wrong with the cluster, one sentence each; empty when it is healthy."""
-        found = [f"{name} is not running" for name in self.components()
-                 if not processes.runs(self.home, name)]  # fmt: skip
-        if not found:
-            api = self.control_plane.api()
-            if not api.says_ok("/readyz"):
-                found.append(f"the API server at {self.server} is not ready")
-            else:
-                ready = nodes_ready(api)
-                found += [f"{n.name} is not Ready" for n in self.nodes if n.name not in ready]
-        return found
+        on_purpose = {node.name: told for node in self.nodes if (told := faults.of(node).told)}
+        found = [f"{name} is {told}" for name, told in on_purpose.items()]
+        found += [f"{name} is not running" for name in self.components()
+                  if not processes.runs(self.home, name)]  # fmt: skip
+        if len(found) > len(on_purpose):
+            return found
+        api = self.control_plane.api()
+        if not api.says_ok("/readyz"):
+            return [*found, f"the API server at {self.server} is not ready"]
+        known = {*on_purpose, *heartbeats(api)}
+        return found + [
+            f"{node.name} is not Ready" for node in self.nodes if node.name not in known
+        ]
+
+    def node(self, name: str) -> Node:
+        """The node of this name. Raises: WrongUse when there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes) or "none"
+        raise WrongUse(f"{self.name} has no node {name!r}; it has {known}.")
 
     def recycle_volumes(self) -> int:
         """Empty the volumes whose claims are gone and offer them again; returns how many."""
@@ -165,8 +179,10 @@ def up(
         raise Missing("Nodes need root: run as root, or use --no-kubelets for a bare API server.")
     run_steps(build_steps(options), logs=cache_dir() / "logs", quiet=quiet)
     pictures = [images.resolve(text) for text in wanted]
-    with locked(state_dir() / f"{name}.lock"):
+    with locked(lock_of(name)):
         cluster = find(name)
+        if cluster is not None:
+            mend(cluster, quiet=quiet)
         if cluster is not None and not cluster.ailments():
             if cluster.options != options:
                 raise WrongUse(f"{name} is up as {cluster.options}: run down before changing that.")
@@ -176,9 +192,25 @@ def up(
         return _start(Cluster(name, slots.take(name), options), pictures, quiet=quiet)
 
 
+def lock_of(name: str) -> Path:
+    """The file that is locked by whoever changes the cluster."""
+    return state_dir() / f"{name}.lock"
+
+
+def mend(cluster: Cluster, *, quiet: bool) -> None:
+    """Undo what was done to nodes on purpose, if the control plane is there for them to join."""
+    if all(processes.runs(cluster.home, name) for name in cluster.control_plane_components()):
+        steps = [
+            Step(f"{node.name} again", partial(faults.mend, node=node))
+            for node in cluster.nodes
+            if faults.of(node).told
+        ]
+        run_steps(steps, logs=cluster.folder / "logs" / "steps", quiet=quiet)
+
+
 def build_steps(options: Options) -> list[Step]:
     """The parts that a cluster with these options needs."""
-    steps = build.control_plane_steps()
+    steps = [*build.control_plane_steps(), *extras.build_steps(options)]
     if options.nodes:
         steps.append(build.package_step(NODE_PACKAGES))
         there = imagestore.pause_archive().exists
@@ -187,9 +219,12 @@ def build_steps(options: Options) -> list[Step]:
 
 
 def all_build_steps(groups: Sequence[str] = ()) -> list[Step]:
-    """Everything that can be built beforehand; `groups` names some of BUILD_GROUPS."""
+    """Everything that can be built beforehand; `groups` names some of BUILD_GROUPS or EXTRAS."""
     wanted = set(groups or BUILD_GROUPS)
-    found = build_steps(Options(nodes=2 if "nodes" in wanted else 0))
+    options = Options(nodes=2 if "nodes" in wanted else 0)
+    if EXTRAS in wanted:
+        options = replace(options, fake_nodes=1, kueue=True, s3=True)
+    found = build_steps(options)
     if "tools" in wanted:
         found += build.tool_steps()
     if "images" in wanted:
@@ -224,6 +259,7 @@ def start_steps(cluster: Cluster, pictures: Sequence[images.Image]) -> list[Step
         Step("access and storage", plane.create_basics, ("api server",)),
         Step("kuberay resources", install, ("api server",)),
         Step("kuberay", kuberay, ("access and storage", "kuberay resources")),
+        *extras.start_steps(plane, options),
     ]
     if not options.nodes:
         return steps
@@ -236,7 +272,7 @@ def start_steps(cluster: Cluster, pictures: Sequence[images.Image]) -> list[Step
     for node in cluster.nodes:
         runtime = f"{node.name} runtime"
         fill = partial(load_all, node=node, pictures=[pause, *pictures])
-        ready = partial(start_kubelet, node=node, api_of=plane.api)
+        ready = partial(join, node=node, plane=plane)
         steps += [
             Step(runtime, node.start_runtime, ("network",)),
             Step(f"{node.name} images", fill, (runtime,)),
@@ -259,39 +295,28 @@ def make_network(shell: Shell, cluster: Cluster) -> None:
         network.attach_node(shell, cluster.name, cluster.place, node.index, node.count)
 
 
+def join(shell: Shell, node: Node, plane: ControlPlane) -> None:
+    """Start a node's kubelet; ready when the node is."""
+    node.join(shell, plane.api())
+
+
 def load_all(shell: Shell, node: Node, pictures: Sequence[images.Image]) -> None:
     """Give images to a node; those that it holds already are left out."""
     for picture in pictures:
         imagestore.load(shell, node.socket, node.images, picture)
 
 
-def start_kubelet(shell: Shell, node: Node, api_of: Callable[[], ApiClient]) -> None:
-    """Start the node's kubelet and wait until the node is Ready."""
-    api = api_of()
-    node.start_kubelet(shell)
-    processes.await_ready(
-        node.home,
-        [node.component("kubelet")],
-        lambda: node.name in nodes_ready(api),
-        shell=shell,
-        timeout_s=READY_S,
-    )
-    role = {"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}}
-    api.merge(f"/api/v1/nodes/{node.name}", role)
+def change_node(
+    cluster: Cluster, node_name: str, verb: Callable[[Shell, Node], None], *, quiet: bool = False
+) -> None:
+    """Do one of the verbs of faults.py to a node of a running cluster.
 
-
-def nodes_ready(api: ApiClient) -> set[str]:
-    """The names of the nodes that say they are Ready."""
-    try:
-        found = api.get("/api/v1/nodes")["items"]
-    except (OSError, Refused):
-        return set()
-    return {
-        item["metadata"]["name"]
-        for item in found
-        for condition in item.get("status", {}).get("conditions", [])
-        if condition["type"] == "Ready" and condition["status"] == "True"
-    }
+    Raises: WrongUse when there is no such node, or the verb does not fit its state.
+    """
+    node = cluster.node(node_name)
+    with locked(lock_of(cluster.name)):
+        steps = [Step(node.name, lambda shell: verb(shell, node))]
+        run_steps(steps, logs=cluster.folder / "logs" / "steps", quiet=quiet)
 
 
 def load_images(cluster: Cluster, pictures: Sequence[images.Image], *, quiet: bool = False) -> None:
@@ -311,12 +336,12 @@ def down(name: str) -> bool:
     Works on clusters in any state, also on one whose processes were killed.
     """
     slots.check_name(name)
-    with locked(state_dir() / f"{name}.lock"):
+    with locked(lock_of(name)):
         place = slots.find(name)
         if place is None:
             return False
         with tempfile.TemporaryDirectory() as scratch:
             remains.clear(Shell(Path(scratch) / "clear.log"), name, place)
         slots.give_back(name)
-        (state_dir() / f"{name}.lock").unlink(missing_ok=True)
+        lock_of(name).unlink(missing_ok=True)
     return True

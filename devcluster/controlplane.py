@@ -10,10 +10,12 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from devcluster import manifests, processes
 from devcluster.api import ApiClient
+from devcluster.detection import DETECTIONS, Detection
 from devcluster.errors import Refused
 from devcluster.paths import remove
 from devcluster.processes import Home
@@ -33,6 +35,7 @@ class ControlPlane:
     place: Place
     binaries: Path
     has_nodes: bool
+    detection: Detection = DETECTIONS["fast"]
 
     @property
     def pki(self) -> Path:
@@ -103,7 +106,7 @@ class ControlPlane:
         api = self.api()
         definitions = [json.loads(file.read_text()) for file in sorted(crds.glob("*.json"))]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(api.create, definitions))
+            list(pool.map(partial(api.create, check=shell.check), definitions))
         wanted = {definition["spec"]["names"]["plural"] for definition in definitions}
         processes.await_ready(
             self.home, ["kube-apiserver"], lambda: wanted <= served(api, KUBERAY_API),
@@ -120,12 +123,11 @@ class ControlPlane:
         """Create the rights and the storage that every cluster has."""
         api = self.api()
         for manifest in manifests.access():
-            api.create(manifest)
+            api.create(manifest, check=shell.check)
         for name in manifests.volume_names():
             make_volume_folder(self.volumes / name)
         for manifest in manifests.storage(self.volumes):
-            shell.check()
-            api.create(manifest)
+            api.create(manifest, check=shell.check)
 
     def recycle_volumes(self) -> int:
         """Empty volumes whose claim is gone and offer them again; returns how many."""
@@ -144,8 +146,12 @@ class ControlPlane:
 
     def https_probe(self, port: int) -> Callable[[], bool]:
         """Whether a component with our loopback certificate says it is healthy."""
-        client = ApiClient(self.pki / "admin.kubeconfig", f"https://127.0.0.1:{port}")
+        client = self.client_of(port)
         return lambda: client.says_ok("/healthz")
+
+    def client_of(self, port: int) -> ApiClient:
+        """A client of a component that listens here with our loopback certificate."""
+        return ApiClient(self.pki / "admin.kubeconfig", f"https://127.0.0.1:{port}")
 
     def etcd_command(self) -> Command:
         """How etcd is called."""
@@ -208,8 +214,7 @@ class ControlPlane:
             f"--root-ca-file={self.pki / 'ca.crt'}",
             "--use-service-account-credentials=true",
             f"--cluster-cidr={self.place.pod_network}", "--allocate-node-cidrs=false",
-            # A lost node is noticed in 20 s instead of 50, as clusters for training are set.
-            "--node-monitor-grace-period=20s",
+            f"--node-monitor-grace-period={self.detection.grace_period}",
         ]  # fmt: skip
 
     def scheduler_command(self) -> Command:

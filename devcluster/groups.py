@@ -1,17 +1,20 @@
 """The control groups of a cluster's nodes: made before the kubelet starts, found again to end pods.
 
+A node's group can also be given less of the processor than its pods ask for.
+
 Works for version 1 (a tree per controller), version 2 (one tree) and both beside each other.
 """
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from devcluster.errors import DevclusterError
 
 PATIENCE_S = 30.0
+PERIOD_US = 100_000
 # What a kubelet asks for.
 CONTROLLERS = {"cpu", "cpuset", "hugetlb", "io", "memory", "pids"}
 # All pods of a cluster share one group, and by default the kernel gives that group no more than
@@ -63,32 +66,76 @@ def _hand_down(group: Path, wanted: set[str]) -> None:
         handed.write_text(" ".join(f"+{name}" for name in sorted(lacking)))
 
 
-def remaining_groups(cluster: str) -> list[Path]:
-    """Every group of the cluster that exists, inner ones first."""
-    found: list[Path] = []
+def cpu_limits(group: str, cores: float) -> dict[str, str]:
+    """What has to be written where, in this order, to give a group no more than so many cores."""
+    found = {}
     for tree in hierarchies():
-        top = tree / group_of(cluster)
-        if top.exists():
-            found += [Path(folder) for folder, _, _ in os.walk(top, topdown=False)]
+        top = tree / group
+        if (top / "cpu.max").exists():
+            found[str(top / "cpu.max")] = f"{round(cores * PERIOD_US)} {PERIOD_US}"
+        # Version 1 refuses a group less than one within it has: those are lowered first.
+        for folder, _, _ in os.walk(top, topdown=False):
+            file = Path(folder, "cpu.cfs_quota_us")
+            try:
+                quota = round(cores * int(Path(folder, "cpu.cfs_period_us").read_text()))
+                if file.parent == top or int(file.read_text()) > quota:
+                    found[str(file)] = str(quota)
+            except FileNotFoundError:  # not a tree that shares out cores, or a container has ended
+                continue
     return found
 
 
-def end_groups(cluster: str) -> None:
-    """Kill every process in the cluster's groups and remove the groups.
+def present(values: Mapping[str, str]) -> dict[str, str]:
+    """What these files hold now, so that writing it in this order undoes writing the values."""
+    there = [file for file in values if Path(file).exists()]
+    return {file: Path(file).read_text().strip() for file in reversed(there)}
+
+
+def write(values: Mapping[str, str]) -> None:
+    """Write these files; those whose group has ended are left out."""
+    for file, text in values.items():
+        if Path(file).exists():
+            Path(file).write_text(text)
+
+
+def cpu_limit(group: str) -> float | None:
+    """How many cores the group may use; None when it has no limit."""
+    for tree in hierarchies():
+        if (tree / group / "cpu.max").exists():
+            quota, period = (tree / group / "cpu.max").read_text().split()
+            return None if quota == "max" else int(quota) / int(period)
+        if (tree / group / "cpu.cfs_quota_us").exists():
+            quota = (tree / group / "cpu.cfs_quota_us").read_text()
+            period = (tree / group / "cpu.cfs_period_us").read_text()
+            return None if int(quota) < 0 else int(quota) / int(period)
+    return None
+
+
+def remaining_groups(group: str) -> list[Path]:
+    """This group and all within it, in every tree; inner ones first."""
+    found: list[Path] = []
+    for tree in hierarchies():
+        if (tree / group).exists():
+            found += [Path(folder) for folder, _, _ in os.walk(tree / group, topdown=False)]
+    return found
+
+
+def end_groups(group: str) -> None:
+    """Kill every process in this group and those within it, and remove the groups.
 
     Raises: DevclusterError when a process cannot be killed (it hangs in the kernel).
     """
     end_at = time.monotonic() + PATIENCE_S
-    while groups := remaining_groups(cluster):
-        for pid in set(_members(groups)):
+    while left := remaining_groups(group):
+        for pid in set(_members(left)):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        for group in groups:
-            _remove_empty(group)
+        for folder in left:
+            _remove_empty(folder)
         if time.monotonic() > end_at:
-            raise DevclusterError(f"Processes in {groups[0]} do not end; look at them with ps.")
+            raise DevclusterError(f"Processes in {left[0]} do not end; look at them with ps.")
         time.sleep(0.02)
 
 

@@ -22,7 +22,7 @@ def audit_policy() -> dict[str, Any]:
     """Record every request, without bodies, but for reads by the cluster's own components."""
     components = ("apiserver", "kube-scheduler", "kube-controller-manager", "kube-proxy")
     users = [f"system:{name}" for name in components]
-    users += ["devcluster:coredns", "devcluster:kuberay"]
+    users += [f"devcluster:{name}" for name in ("coredns", "kuberay", "kwok", "kueue")]
     groups = ["system:nodes", "system:serviceaccounts:kube-system"]
     return {
         "apiVersion": "audit.k8s.io/v1",
@@ -50,12 +50,22 @@ def access() -> list[dict[str, Any]]:
             "rules": [{**rule, "verbs": ["list", "watch"]} for rule in watched],
         },
         _binding("devcluster:coredns", "devcluster:coredns", "devcluster:coredns"),
-        _binding("devcluster:kuberay", "cluster-admin", "devcluster:kuberay"),
+        full_rights("devcluster:kuberay"),
         _binding(
             "devcluster:kubelets", "system:kubelet-api-admin", "kube-apiserver-kubelet-client"
         ),
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": KUBERAY_NAMESPACE}},
+        namespace(KUBERAY_NAMESPACE),
     ]
+
+
+def namespace(name: str) -> dict[str, Any]:
+    """A namespace without rules."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def full_rights(user: str) -> dict[str, Any]:
+    """The rights of an administrator, for a controller of ours."""
+    return _binding(user, "cluster-admin", user)
 
 
 def _binding(name: str, role: str, user: str) -> dict[str, Any]:

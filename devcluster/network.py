@@ -5,12 +5,17 @@ namespace, so that what passes between two pods of one node is forwarded (and se
 as well. No address translation, no route to the outside.
 """
 
+import json
+import subprocess
 from pathlib import Path
 
 from devcluster.slots import Place
 from devcluster.steps import Shell
 
 NAMESPACES = Path("/run/netns")
+IFF_UP = 1
+# A bucket that holds the largest packet of a virtual cable, and a short queue before it.
+BUCKET = ("burst", "128kb", "latency", "100ms")
 BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
@@ -74,15 +79,89 @@ def links(place: Place) -> list[str]:
 
 
 def tear_down(shell: Shell, cluster: str, place: Place) -> None:
-    """Remove namespaces and interfaces; routes go with them. Nothing there is fine."""
+    """Remove namespaces and interfaces, and the routes. Nothing there is fine."""
     for space in namespaces(cluster):
         shell.run(["ip", "netns", "delete", space])
     for link in links(place):
-        # The far end of a cable takes this one along when its namespace ends, a moment later.
-        shell.run(["sh", "-c", 'ip link delete "$0" || ! ip link show "$0"', link])
+        delete_link(shell, link)
+    for network in routes_kept(place):
+        shell.run(["ip", "route", "delete", "local", network, "dev", "lo"])
     if is_filtered():
         rule = " ".join(_between_nodes(place))
         shell.run(["sh", "-c", f"while iptables -w -D FORWARD {rule} 2>/dev/null; do :; done"])
+
+
+def keep_here(shell: Shell, network: str) -> None:
+    """Have this machine answer for a network that nobody has: no connection to it goes astray."""
+    shell.run(["ip", "route", "replace", "local", network, "dev", "lo"])
+
+
+def routes_kept(place: Place) -> list[str]:
+    """The networks of this cluster that `keep_here` keeps."""
+    show = ["ip", "route", "show", "table", "local", "type", "local"]
+    told = subprocess.run(show, capture_output=True, text=True, check=False).stdout
+    return [word for word in told.split() if word == place.fake_pod_network]
+
+
+def delete_link(shell: Shell, link: str) -> None:
+    """Remove an interface, and with it the far end of its cable; nothing there is fine."""
+    # The far end of a cable takes this one along when its namespace ends, a moment later.
+    shell.run(["sh", "-c", 'ip link delete "$0" || ! ip link show "$0"', link])
+
+
+def delete_namespace(shell: Shell, cluster: str, node: int) -> None:
+    """Remove a node's network, with all connections in it; nothing there is fine."""
+    if has_network(cluster, node):
+        shell.run(["ip", "netns", "delete", namespace_of(cluster, node)])
+
+
+def has_network(cluster: str, node: int) -> bool:
+    """Whether the node has its network namespace."""
+    return (NAMESPACES / namespace_of(cluster, node)).exists()
+
+
+def has_link(link: str) -> bool:
+    """Whether the interface exists on the host."""
+    return Path("/sys/class/net", link).exists()
+
+
+def is_connected(link: str) -> bool:
+    """Whether the cable with this end on the host is plugged in."""
+    return bool(int(Path("/sys/class/net", link, "flags").read_text(), 16) & IFF_UP)
+
+
+def set_connected(shell: Shell, link: str, *, connected: bool) -> None:
+    """Plug the cable in or out; addresses and routes on both ends stay."""
+    shell.run(["ip", "link", "set", link, "up" if connected else "down"])
+
+
+def limit_rate(shell: Shell, cluster: str, node: int, link: str, mbit_s: float) -> None:
+    """Let no more than this pass through a node's cable, in either direction."""
+    for enter, device in ends(cluster, node, link):
+        shell.run([*enter, "tc", "qdisc", "replace", "dev", device, "root", "tbf",
+                   "rate", f"{round(mbit_s * 1000)}kbit", *BUCKET])  # fmt: skip
+
+
+def lift_rate(shell: Shell, cluster: str, node: int, link: str) -> None:
+    """Undo `limit_rate`; no limit there is fine."""
+    for enter, device in ends(cluster, node, link):
+        found = shell.output([*enter, "tc", "qdisc", "show", "dev", device, "root"])
+        if found.startswith("qdisc tbf"):
+            shell.run([*enter, "tc", "qdisc", "delete", "dev", device, "root"])
+
+
+def rate_limit(link: str) -> float | None:
+    """The rate in Mbit/s that may pass through a cable; None when it is not limited."""
+    show = ["tc", "-json", "qdisc", "show", "dev", link, "root"]
+    done = subprocess.run(show, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout or "[]") if done.returncode == 0 else []
+    bytes_s = [each["options"]["rate"] for each in found if each["kind"] == "tbf"]
+    return bytes_s[0] * 8 / 1e6 if bytes_s else None
+
+
+def ends(cluster: str, node: int, link: str) -> list[tuple[list[str], str]]:
+    """Both ends of a node's cable: how to get there, and the interface's name."""
+    return [([], link), (inside(cluster, node), "eth0")]
 
 
 def is_filtered() -> bool:

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import network, processes
+from devcluster.api import ApiClient
+from devcluster.detection import DETECTIONS, Detection
+from devcluster.errors import Refused
 from devcluster.groups import group_of, make_groups
 from devcluster.paths import run_dir
 from devcluster.processes import Home
@@ -23,6 +26,7 @@ PAUSE_IMAGE = "localhost/devcluster/pause:1"
 RESERVED_CPU = "100m"
 EVICTION_MEMORY = "100Mi"
 READY_S = 180.0
+PROGRAMS = ("containerd", "kubelet", "kube-proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Node:
     binaries: Path
     index: int
     count: int
+    detection: Detection = DETECTIONS["fast"]
 
     @property
     def name(self) -> str:
@@ -61,6 +66,16 @@ class Node:
         """The root folder of containerd."""
         return self.folder / "containerd"
 
+    @property
+    def group(self) -> str:
+        """The control group of its pods."""
+        return f"{group_of(self.cluster)}/{self.name}"
+
+    @property
+    def link(self) -> str:
+        """The host's end of its cable."""
+        return self.place.link(self.index)
+
     def component(self, program: str) -> str:
         """The name under which a program of this node is recorded."""
         return f"{program}-{self.name}"
@@ -78,10 +93,28 @@ class Node:
             shell=shell, timeout_s=READY_S,
         )  # fmt: skip
 
+    def join(self, shell: Shell, api: ApiClient) -> None:
+        """Start the kubelet, wait until the node is Ready, and give it its role."""
+        before = heartbeats(api).get(self.name)
+        self.start_kubelet(shell)
+        self.await_heartbeat(shell, api, before)
+        role = {"metadata": {"labels": {"node-role.kubernetes.io/worker": ""}}}
+        api.merge(f"/api/v1/nodes/{self.name}", role)
+
+    def await_heartbeat(self, shell: Shell, api: ApiClient, before: str | None = None) -> None:
+        """Wait until the node says that it is Ready, and says so anew if it was `before`."""
+        processes.await_ready(
+            self.home,
+            [self.component("kubelet")],
+            lambda: heartbeats(api).get(self.name) not in (None, before),
+            shell=shell,
+            timeout_s=READY_S,
+        )
+
     def start_kubelet(self, shell: Shell) -> None:
         """Start kubelet and kube-proxy."""
         shell.check()
-        make_groups(f"{group_of(self.cluster)}/{self.name}")
+        make_groups(self.group)
         kubelet, proxy = self.folder / "kubelet.json", self.folder / "kube-proxy.json"
         kubelet.write_text(json.dumps(self.kubelet_config(), indent=1))
         proxy.write_text(json.dumps(self.proxy_config(), indent=1))
@@ -90,7 +123,7 @@ class Node:
 
     def _start(self, program: str, command: list[str | Path]) -> None:
         command = [*network.inside(self.cluster, self.index), *command]
-        processes.start(self.home, self.component(program), command)
+        processes.start(self.home, self.component(program), command, owner=self.folder)
 
     def kubelet_flags(self, config: Path) -> list[str | Path]:
         """How the kubelet is called, beside its configuration."""
@@ -124,7 +157,7 @@ class Node:
             "tlsPrivateKeyFile": str(pki / f"{self.name}-server.key"),
             "containerRuntimeEndpoint": f"unix://{self.socket}",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{group_of(self.cluster)}/{self.name}",
+            "cgroupRoot": f"/{self.group}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "clusterDomain": "cluster.local",
@@ -147,7 +180,7 @@ class Node:
             "imageGCHighThresholdPercent": 100,
             "serializeImagePulls": False,
             "registryPullQPS": 0,
-            "nodeStatusUpdateFrequency": "4s",
+            "nodeStatusUpdateFrequency": self.detection.status_frequency,
             "shutdownGracePeriod": "0s",
         }
 
@@ -206,6 +239,20 @@ def reserved_memory_kib(nodes: int) -> int:
     """What each node must leave to the others, so that all promise no more than there is."""
     total = Path("/proc/meminfo").read_text().split()[1]
     return int(total) * (nodes - 1) // nodes
+
+
+def heartbeats(api: ApiClient) -> dict[str, str]:
+    """The nodes that are Ready, and when each last said so; none without an answer."""
+    try:
+        found = api.get("/api/v1/nodes")["items"]
+    except (OSError, Refused):
+        return {}
+    return {
+        item["metadata"]["name"]: condition["lastHeartbeatTime"]
+        for item in found
+        for condition in item.get("status", {}).get("conditions", [])
+        if condition["type"] == "Ready" and condition["status"] == "True"
+    }
 
 
 def is_listening(path: Path) -> bool:

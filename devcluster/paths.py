@@ -74,9 +74,17 @@ def locked(path: Path) -> Iterator[None]:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held it before may have deleted the file: then others lock a new one.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            if _is_at(path, file.fileno()):
                 yield
                 return
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether the open file is the one that has this path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
 
 
 def digest(*parts: str | bytes | Path) -> str:

@@ -171,8 +171,8 @@ def make_cluster_pki(folder: Path, place: Place, server: str, node_names: Sequen
     for component in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
         authority.kubeconfig(component, server, f"system:{component}")
     authority.kubeconfig("admin", server, "devcluster-admin", ["system:masters"])
-    authority.kubeconfig("coredns", server, "devcluster:coredns")
-    authority.kubeconfig("kuberay", server, "devcluster:kuberay")
+    for component in ("coredns", "kuberay", "kwok", "kueue"):
+        authority.kubeconfig(component, server, f"devcluster:{component}")
     for index, node in enumerate(node_names):
         authority.kubeconfig(node, server, f"system:node:{node}", ["system:nodes"])
         authority.issue(f"{node}-server", node, hosts=[node, place.node_address(index)])

@@ -1,9 +1,10 @@
 """Start the cluster's programs so that they outlive us, and end exactly those again.
 
 Each program is recorded with its process id, start time and boot, so that a recycled id is never
-mistaken for ours. Each carries the environment variable `DEVCLUSTER_OWNER` with the cluster's
-folder; its children inherit it (containerd's shims among them), so what a crash left behind is
-found by ownership, not by name. Containers do not carry it: they are found by control group.
+mistaken for ours. Each carries the environment variable `DEVCLUSTER_OWNER` with the folder of its
+cluster or node; its children inherit it (containerd's shims among them), so what a crash left
+behind is found by ownership, not by name. Containers do not carry it: they are found by control
+group.
 """
 
 import json
@@ -11,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,8 +74,18 @@ def is_alive(process: Process) -> bool:
     return identify(process.pid) == process
 
 
-def start(home: Home, component: str, command: Sequence[str | Path]) -> Process:
-    """Start a program in its own session, with its output in its log file, and record it."""
+def start(
+    home: Home,
+    component: str,
+    command: Sequence[str | Path],
+    *,
+    owner: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a program in its own session, with its output in its log file, and record it.
+
+    `owner` is the folder below the home that it belongs to; `environment` is added to ours.
+    """
     words = [str(word) for word in command]
     log, record = home.log(component), home.record(component)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +93,7 @@ def start(home: Home, component: str, command: Sequence[str | Path]) -> Process:
         pid = os.posix_spawnp(
             words[0],
             words,
-            {**os.environ, OWNER: str(home.folder)},
+            {**os.environ, **(environment or {}), OWNER: str(owner or home.folder)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
@@ -138,8 +149,8 @@ def await_ready(
 
 
 def owned_by(folder: Path) -> Iterator[Process]:
-    """Every live process of this cluster, recorded or inherited; never the caller itself."""
-    mark = f"{OWNER}={folder}".encode()
+    """Every live process of this folder or one below it; never the caller itself."""
+    mark = f"{OWNER}={folder}/".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -147,7 +158,7 @@ def owned_by(folder: Path) -> Iterator[Process]:
             environment = (entry / "environ").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if mark in environment.split(b"\0"):
+        if any((variable + b"/").startswith(mark) for variable in environment.split(b"\0")):
             process = identify(int(entry.name))
             if process is not None:
                 yield process

@@ -28,6 +28,7 @@ class Remains:
     mounts: list[Path]
     namespaces: list[str]
     links: list[str]
+    routes: list[str]
     folders: list[Path]
 
     def __bool__(self) -> bool:
@@ -44,10 +45,11 @@ def find(cluster: str, place: Place) -> Remains:
     folders = folders_of(cluster)
     return Remains(
         processes=[process.pid for process in processes.owned_by(folders[0])],
-        groups=groups.remaining_groups(cluster),
+        groups=groups.remaining_groups(groups.group_of(cluster)),
         mounts=mounts_below(folders),
         namespaces=network.namespaces(cluster),
         links=network.links(place),
+        routes=network.routes_kept(place) if is_root() else [],
         folders=[folder for folder in folders if folder.exists()],
     )
 
@@ -55,17 +57,28 @@ def find(cluster: str, place: Place) -> Remains:
 def clear(shell: Shell, cluster: str, place: Place) -> None:
     """End and delete everything of this cluster."""
     folders = folders_of(cluster)
-    while owned := list(processes.owned_by(folders[0])):
-        processes.end(owned)
-    groups.end_groups(cluster)
-    sockets = list(shim_sockets(folders[1]))
+    halt(shell, folders[0], groups.group_of(cluster), folders[1])
     if is_root():
-        unmount(shell, folders)
         network.tear_down(shell, cluster, place)
-    for path in [*sockets, *log_links(folders[0])]:
+    for link in log_links(folders[0]):
+        link.unlink(missing_ok=True)
+    remove(folders[0])
+
+
+def halt(shell: Shell, folder: Path, group: str, run_folder: Path) -> None:
+    """End all that runs for a cluster or a node at once, as when the power is cut; the disk stays.
+
+    `folder` is the owner of its programs, `group` holds its pods, `run_folder` its sockets.
+    """
+    while owned := list(processes.owned_by(folder)):
+        processes.end(owned)
+    groups.end_groups(group)
+    sockets = list(shim_sockets(run_folder))
+    if is_root():
+        unmount(shell, [folder, run_folder])
+    for path in sockets:
         path.unlink(missing_ok=True)
-    for folder in folders:
-        remove(folder)
+    remove(run_folder)
 
 
 def mounts_below(folders: list[Path]) -> list[Path]:
@@ -92,11 +105,12 @@ def unmount(shell: Shell, folders: list[Path]) -> None:
 
 
 def shim_sockets(folder: Path) -> Iterator[Path]:
-    """The sockets of containerd's shims: not in our folders, but their addresses are."""
-    for file in folder.glob("*/state/io.containerd.runtime.v2.task/k8s.io/*/address"):
-        socket = Path(file.read_text().strip().removeprefix("unix://"))
-        if socket.parent == SHIM_SOCKETS:
-            yield socket
+    """The sockets of a cluster's or node's shims: not in our folders, but their addresses are."""
+    for states in ("state", "*/state"):
+        for file in folder.glob(f"{states}/io.containerd.runtime.v2.task/k8s.io/*/address"):
+            socket = Path(file.read_text().strip().removeprefix("unix://"))
+            if socket.parent == SHIM_SOCKETS:
+                yield socket
 
 
 def log_links(folder: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@ For people as text, for programs as one JSON object with the same content.
 from dataclasses import asdict
 from typing import Any
 
-from devcluster import processes
+from devcluster import faults, processes, s3
 from devcluster.cluster import Cluster
 
 
@@ -23,6 +23,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
         "auditLog": str(cluster.audit_log),
         "logs": str(cluster.home.folder / "logs"),
         "volumes": str(cluster.control_plane.volumes),
+        "s3": str(s3.environment_file(cluster.folder)) if cluster.options.s3 else None,
         "networks": {
             "nodes": cluster.place.node_network,
             "pods": cluster.place.pod_network,
@@ -33,6 +34,7 @@ def describe(cluster: Cluster) -> dict[str, Any]:
                 "name": node.name,
                 "address": cluster.place.node_address(node.index),
                 "containerd": str(node.socket),
+                "state": faults.of(node).told or "as it should be",
             }
             for node in cluster.nodes
         ],
@@ -59,7 +61,8 @@ def as_text(found: dict[str, Any]) -> str:
         f"  logs        {found['logs']}",
         f"  volumes     {found['volumes']}",
     ]
-    lines += [f"  {node['name']:11} {node['address']}" for node in found["nodes"]]
+    lines += [f"  S3          {found['s3']}"] if found["s3"] else []
+    lines += [f"  {n['name']:11} {n['address']:15} {n['state']}" for n in found["nodes"]]
     for name, component in found["components"].items():
         mark = f"pid {component['pid']}" if component["running"] else "not running"
         lines.append(f"  {name:28} {mark}")

@@ -19,7 +19,7 @@ NAME = re.compile(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?")
 FIRST_PORT, PORTS_PER_SLOT = 21000, 20
 PORTS = (
     "kube-apiserver", "etcd", "etcd-peer", "kube-controller-manager", "kube-scheduler", "coredns",
-    "kuberay",
+    "kuberay", "kwok", "kueue", "kueue-webhook", "s3",
 )  # fmt: skip
 
 
@@ -60,6 +60,11 @@ class Place:
     def pod_network_of(self, node: int) -> str:
         """The addresses of the pods of one node."""
         return f"10.{208 + self.slot}.{node}.0/24"
+
+    @property
+    def fake_pod_network(self) -> str:
+        """The addresses of pods on fake nodes: the half of the pods' that no real node uses."""
+        return f"10.{208 + self.slot}.128.0/17"
 
     @property
     def service_network(self) -> str:

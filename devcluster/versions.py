@@ -7,6 +7,10 @@ with the numbers here.
 KUBERNETES = "v1.36.3"
 KUBERAY = "v1.6.2"
 HELM = "v4.3.1"
+# Built only for clusters that ask for them.
+KWOK = "v0.8.0"
+KUEUE = "v0.19.2"
+VERSITYGW = "v1.8.0"
 DEBIAN = "bookworm"
 
 GO_MINIMUM = (1, 26)

@@ -228,11 +228,12 @@ def test_a_volume_without_its_claim_is_emptied_and_offered_again(mine: Cluster, 
     assert list(folder.iterdir()) == []
 
 
-def test_a_second_cluster_runs_beside_and_leaves_nothing_after_a_crash(
+def test_a_second_cluster_runs_beside_with_settings_of_its_own_and_leaves_nothing_after_a_crash(
     mine: Cluster, kube: Kube
 ) -> None:
-    second = clusters.up(SECOND, Options(nodes=1), [IMAGE])
+    second = clusters.up(SECOND, Options(nodes=1, detection="stock"), [IMAGE])
     try:
+        assert detection_of(second) == ("50s", "10s")
         start_sleeper(kube_of(second))
         assert mine.ailments() == []
         assert {node["metadata"]["name"] for node in kube.list("nodes")} == {"node0", "node1"}
@@ -248,6 +249,16 @@ def test_a_second_cluster_runs_beside_and_leaves_nothing_after_a_crash(
     assert not remains.find(SECOND, second.place)
     assert clusters.find(SECOND) is None
     assert mine.ailments() == []
+
+
+def detection_of(cluster: Cluster) -> tuple[str, str]:
+    """The grace period that the controller manager gives, and how often a kubelet looks."""
+    kubelet = cluster.control_plane.api().get("/api/v1/nodes/node0/proxy/configz")
+    port = cluster.place.port("kube-controller-manager")
+    controllers = cluster.control_plane.client_of(port).get("/configz")
+    lifecycle = controllers["kubecontrollermanager.config.k8s.io"]["NodeLifecycleController"]
+    frequency = kubelet["kubeletconfig"]["nodeStatusUpdateFrequency"]
+    return lifecycle["NodeMonitorGracePeriod"], frequency
 
 
 def start_sleeper(kube: Kube) -> None:

@@ -64,6 +64,14 @@ def test_children_are_found_by_ownership_after_their_parent_was_killed(home: Hom
     assert parent.pid not in found
 
 
+def test_a_nodes_programs_are_its_clusters_and_no_other_nodes(home: Home) -> None:
+    owner = home.folder / "node1"
+    process = processes.start(home, "kubelet", ["sleep", "600"], owner=owner)
+    assert list(processes.owned_by(home.folder)) == [process]
+    assert list(processes.owned_by(owner)) == [process]
+    assert list(processes.owned_by(home.folder / "node")) == []
+
+
 def test_another_process_with_a_recycled_id_is_left_alone(home: Home) -> None:
     process = processes.start(home, "server", ["sleep", "600"])
     older = replace(process, start_ticks=process.start_ticks - 1)

@@ -1,12 +1,14 @@
 import itertools
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from devcluster import manifests, versions
 from devcluster.controlplane import ControlPlane
+from devcluster.detection import DETECTIONS
 from devcluster.node import Node, reserved_memory_kib
 from devcluster.paths import SOURCE
 from devcluster.processes import Home
@@ -57,6 +59,13 @@ def test_controllers_listen_on_loopback_with_our_certificate(component: str) -> 
     told = flags(plane(has_nodes=True)._controller_flags(component))
     assert told["--bind-address"] == "127.0.0.1"
     assert told["--tls-cert-file"].endswith("pki/loopback.crt")
+
+
+@pytest.mark.parametrize(("detection", "grace"), [("stock", "50s"), ("fast", "20s")])
+def test_the_controller_manager_waits_as_long_as_asked(detection: str, grace: str) -> None:
+    command = replace(plane(has_nodes=True), detection=DETECTIONS[detection])
+    told = flags(command.controller_manager_command())
+    assert told["--node-monitor-grace-period"] == grace
 
 
 def test_the_audit_policy_records_every_request_of_a_service_account() -> None:
@@ -116,6 +125,9 @@ def test_pinned_versions_are_those_of_the_go_modules() -> None:
     assert requires("cluster", f"k8s.io/kubernetes {versions.KUBERNETES}")
     assert requires("kuberay", f"github.com/ray-project/kuberay/ray-operator {versions.KUBERAY}")
     assert requires("helm", f"helm.sh/helm/v4 {versions.HELM}")
+    assert requires("kwok", f"sigs.k8s.io/kwok {versions.KWOK}")
+    assert requires("kueue", f"sigs.k8s.io/kueue {versions.KUEUE}")
+    assert requires("versitygw", f"github.com/versity/versitygw {versions.VERSITYGW}")
 
 
 def test_the_containerd_configuration_is_toml() -> None:

@@ -27,6 +27,7 @@ PACKAGE_OF = {
     "ip": "iproute2",
     "nsenter": "util-linux",
     "sh": "dash",
+    "tc": "iproute2",
     "umount": "mount",
     "unshare": "util-linux",
 }
