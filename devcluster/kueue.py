@@ -31,6 +31,8 @@ KUEUE = GoProgram(
     (Edit('"/etc/kueue/metrics/certs"', "cfg.Webhook.CertDir"),),
 )  # fmt: skip
 FRAMEWORKS = ("batch/job", "ray.io/raycluster", "ray.io/rayjob")
+# The versions of its other kinds differ in name alone, and it refuses to convert those.
+CONVERTED = {"clusterqueues", "cohorts", "localqueues", "multikueueclusters", "workloads"}
 HOOKED = {("ray.io", "rayclusters"), ("ray.io", "rayjobs"), ("batch", "jobs")}
 
 
@@ -61,10 +63,10 @@ def client_config(plane: ControlPlane, path: str) -> dict[str, str]:
 
 
 def definitions(plane: ControlPlane) -> Iterator[dict[str, Any]]:
-    """Kueue's custom resources; those with several versions are converted by Kueue itself."""
+    """Kueue's custom resources; some are converted between versions by Kueue itself."""
     for file in sorted((KUEUE.folder / "crds").glob("*.json")):
         definition = json.loads(file.read_text())
-        if len(definition["spec"]["versions"]) > 1:
+        if definition["spec"]["names"]["plural"] in CONVERTED:
             hook = {"conversionReviewVersions": ["v1"]}
             config = {"clientConfig": client_config(plane, "/convert")}
             definition["spec"]["conversion"] = {"strategy": "Webhook", "webhook": hook | config}

@@ -181,12 +181,13 @@ def workload(kube: Kube, owner: str) -> dict[str, Any]:
     raise LookupError(owner)
 
 
-def test_a_queue_that_kueues_webhook_rejects_is_rejected(kube: Kube) -> None:
-    wrong = json.loads(json.dumps(QUEUES[1]))
-    wrong["metadata"]["name"] = "wrong"
-    wrong["spec"]["resourceGroups"][0]["flavors"][0]["resources"][0]["borrowingLimit"] = "1"
-    with pytest.raises(AssertionError, match=r"webhook|borrowingLimit"):
-        kube.apply(wrong)
+def test_kueues_webhook_suspends_a_raycluster_that_forgot_to_be(kube: Kube) -> None:
+    kube.apply(*QUEUES)
+    forgetful = ray_cluster("forgetful")
+    del forgetful["spec"]["suspend"]
+    words = ("apply", "--server-side", "--dry-run=server", "-o", "json", "-f", "-")
+    made = json.loads(kube.run(*words, stdin=json.dumps(forgetful)))
+    assert made["spec"]["suspend"] is True
 
 
 def client_of(cluster: Cluster, **changed: str) -> Any:

@@ -110,10 +110,14 @@ def is_ready(kube: Kube, node: str) -> bool:
     return next(each["status"] for each in found if each["type"] == "Ready") == "True"
 
 
-def is_alive(seen: Path, node: str) -> bool:
+def is_alive(seen: Path, node: str, *, within_s: float = 30) -> bool:
     before = (seen / node).read_text()
+
+    def counts() -> bool:
+        return (seen / node).read_text() not in ("", before)
+
     try:
-        eventually(lambda: (seen / node).read_text() not in ("", before), "it counts", within_s=3)
+        eventually(counts, "it counts", within_s=within_s)
     except AssertionError:
         return False
     return True
@@ -135,7 +139,7 @@ def test_a_node_without_power_is_silent_until_it_is_started_again(
             talk.recv(1)  # neither a goodbye nor a reset, as from a process that was killed
     assert groups.remaining_groups(mine.node("node1").group) == []
     assert list(processes.owned_by(mine.node("node1").folder)) == []
-    assert not is_alive(seen, "node1")
+    assert not is_alive(seen, "node1", within_s=3)
     assert is_alive(seen, "node0")
     assert state(mine, "node1") == "stopped"
     eventually(lambda: not is_ready(kube, "node1"), "its loss is noticed", within_s=180)
