@@ -29,7 +29,7 @@ JOB: dict[str, Any] = {
     },
 }
 KEEPER = """#!{python}
-import json, os, sys, time
+import json, os, shutil, sys, time
 sys.path.insert(0, {trainer!r})
 if sys.argv[1] == "-c":
     print(json.dumps({{"missing": [], "python": [3, 11], "ray": "2.60.0", "devices": 0}}))
@@ -53,6 +53,7 @@ server = ProgressServer(0, order["token"], answers.get)
 server.start()
 {play}
 sys.stdin.read()
+shutil.rmtree(order["folder"], ignore_errors=True)
 """
 TRAIN = """
 tell(event="driver", progressPort=server.server_address[1])
