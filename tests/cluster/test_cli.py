@@ -242,15 +242,67 @@ def test_a_finished_job_runs_anew_when_asked(desk: Desk, kube: Kube) -> None:
     assert kube.get(JOB, "bert", desk.namespace)["metadata"]["uid"] != first
 
 
+def kubeconfig_of(kube: Kube, cluster: Cluster, namespace: str, path: Path) -> Path:
+    """The kubeconfig of the namespace's default ServiceAccount."""
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    token = kube.run("create", "token", "default", "-n", namespace).strip()
+    config["users"][0]["user"] = {"token": token}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 def test_who_may_not_is_told_so_and_exits_with_3(
     desk: Desk, kube: Kube, cluster: Cluster, tmp_path: Path
 ) -> None:
-    config = yaml.safe_load(cluster.kubeconfig.read_text())
-    token = kube.run("create", "token", "default", "-n", desk.namespace).strip()
-    config["users"][0]["user"] = {"token": token}
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
+    path = kubeconfig_of(kube, cluster, desk.namespace, tmp_path / "kubeconfig")
     result = Desk(path, desk.namespace).type_in("list")
     assert result.exit_code == Exit.UNAVAILABLE
     assert "the API server denies this" in result.stderr
-    assert token not in result.stderr
+    assert yaml.safe_load(path.read_text())["users"][0]["user"]["token"] not in result.stderr
+
+
+def a_running_head(desk: Desk, kube: Kube) -> None:
+    labels = {
+        "dsjob.dev/job-name": "bert", "ray.io/cluster": "bert-1", "ray.io/node-type": "head",
+    }  # fmt: skip
+    secure = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {
+        "name": "ray-head",
+        "image": "localhost/none:1",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    kube.apply({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "bert-head", "namespace": desk.namespace, "labels": labels},
+        "spec": {"securityContext": secure, "containers": [container]},
+    })  # fmt: skip
+    kube.patch("pod", "bert-head", {"status": {"phase": "Running"}}, desk.namespace, "status")
+
+
+def test_reading_logs_takes_the_right_to_exec(
+    desk: Desk, kube: Kube, cluster: Cluster, tmp_path: Path
+) -> None:
+    desk.submit(a_job(desk, storage={"volumeClaim": "runs"}))
+    early = desk.type_in("logs", "bert")
+    assert (early.exit_code, "no attempt yet" in early.stderr) == (Exit.FAILED, True)
+    attempt = {
+        "number": 1, "state": "Running", "cluster": "bert-1", "submissionId": "x",
+        "startTime": SINCE,
+    }  # fmt: skip
+    run = {"name": "run-1", "storagePath": "team/bert/uid/run-1"}
+    write_status(kube, desk, attempts=[attempt], run=run)
+    a_running_head(desk, kube)
+    reads = ("--verb=get,list", "--resource=pods,deepspeedjobs.dsjob.dev")
+    kube.run("create", "role", "reader", *reads, "-n", desk.namespace)
+    who = f"--serviceaccount={desk.namespace}:default"
+    kube.run("create", "rolebinding", "reader", "--role=reader", who, "-n", desk.namespace)
+    path = kubeconfig_of(kube, cluster, desk.namespace, tmp_path / "kubeconfig")
+    denied = Desk(path, desk.namespace).type_in("logs", "bert")
+    assert denied.exit_code == Exit.UNAVAILABLE
+    assert "denies this" in denied.stderr
+    assert "pods/exec" in denied.stderr
+    lost = desk.type_in("logs", "bert")
+    assert lost.exit_code != Exit.DONE, "there is no kubelet that could answer"
+    assert len(lost.stderr.splitlines()) == 2, lost.stderr
+    kube.delete("pod", "bert-head", desk.namespace, "--force", "--grace-period=0")
