@@ -31,9 +31,12 @@ down: venv ## Stop and remove the cluster of the demo
 test: setup ## Run all tests, from pure to real training, on a cluster of their own
 	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m "not full" --durations=10
 
+# boto3 and the operator's kubernetes want different releases of one package: hence the folder.
 .PHONY: test-full
 test-full: setup ## Run the tests that build further programs: fake nodes, Kueue, S3 (minutes)
-	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m full --durations=10
+	@$(VENV)/pip install --quiet --upgrade --target build/s3-client "boto3>=1.44,<1.45"
+	@PYTHONPATH=build/s3-client $(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m full \
+	  --durations=10
 
 .PHONY: test-trainer
 test-trainer: setup ## Run the trainer's own tests in its image: ends, resume, functions (minutes)

@@ -12,10 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
-from botocore.exceptions import ClientError
 
 from devcluster import cluster as clusters
 from devcluster import fakenodes, processes, remains, s3
@@ -192,11 +189,13 @@ def test_a_queue_that_kueues_webhook_rejects_is_rejected(kube: Kube) -> None:
         kube.apply(wrong)
 
 
-@pytest.fixture(scope="module")
-def store(mine: Cluster) -> Any:
-    """An ordinary client of the S3 server, with a bucket."""
-    known = s3.environment(mine.folder)
-    client = boto3.client(
+def client_of(cluster: Cluster, **changed: str) -> Any:
+    """An ordinary client of the S3 server. boto3 is there for `make test-full` alone."""
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    known = {**s3.environment(cluster.folder), **changed}
+    return boto3.client(
         "s3",
         endpoint_url=known["AWS_ENDPOINT_URL"],
         aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
@@ -204,6 +203,12 @@ def store(mine: Cluster) -> Any:
         region_name=known["AWS_REGION"],
         config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 1}),
     )
+
+
+@pytest.fixture(scope="module")
+def store(mine: Cluster) -> Any:
+    """A client with a bucket."""
+    client = client_of(mine)
     client.create_bucket(Bucket="runs")
     return client
 
@@ -241,7 +246,7 @@ def test_one_of_many_writers_of_a_new_object_wins_and_the_others_are_told(store:
         """The status of the answer."""
         try:
             store.put_object(Bucket="runs", Key="epoch", Body=b"%d" % number, IfNoneMatch="*")
-        except ClientError as error:
+        except store.exceptions.ClientError as error:
             return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
         return 200
 
@@ -253,12 +258,8 @@ def test_one_of_many_writers_of_a_new_object_wins_and_the_others_are_told(store:
 
 
 def test_a_stranger_may_read_nothing_from_the_store(store: Any, mine: Cluster) -> None:
-    known = s3.environment(mine.folder)
-    stranger = boto3.client(
-        "s3", endpoint_url=known["AWS_ENDPOINT_URL"], region_name=known["AWS_REGION"],
-        aws_access_key_id=known["AWS_ACCESS_KEY_ID"], aws_secret_access_key="guessed",
-    )  # fmt: skip
-    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+    stranger = client_of(mine, AWS_SECRET_ACCESS_KEY="guessed")
+    with pytest.raises(stranger.exceptions.ClientError, match="SignatureDoesNotMatch"):
         stranger.list_objects_v2(Bucket="runs")
 
 
