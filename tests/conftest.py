@@ -14,7 +14,7 @@ def skips(reporter: pytest.TerminalReporter) -> Counter[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, count in skips(terminalreporter).items():
-        terminalreporter.write_line(f"{count} tests were skipped: {reason}")
+        terminalreporter.write_line(f"skipped {count}: {reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

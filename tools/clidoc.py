@@ -55,7 +55,7 @@ each node of the job, with a token of its own. What differs:
 Each run is a new job; logs of ranks lie in `NAMESPACE/JOB/local-N/run-1/attempt-M/logs` below the
 storage, what Ray and the driver wrote in `driver.log` beside them. However the command ends
 (its end, Ctrl-C, SIGTERM, a closed terminal, SIGKILL), Ray, the driver and the ranks end with it.
-It needs Linux.
+It needs Linux. Runs on GPUs of this machine have not been tried by the project's own tests.
 """
 
 

@@ -242,15 +242,20 @@ def test_a_finished_job_runs_anew_when_asked(desk: Desk, kube: Kube) -> None:
     assert kube.get(JOB, "bert", desk.namespace)["metadata"]["uid"] != first
 
 
+def kubeconfig_of(kube: Kube, cluster: Cluster, namespace: str, path: Path) -> Path:
+    """The kubeconfig of the namespace's default ServiceAccount."""
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    token = kube.run("create", "token", "default", "-n", namespace).strip()
+    config["users"][0]["user"] = {"token": token}
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 def test_who_may_not_is_told_so_and_exits_with_3(
     desk: Desk, kube: Kube, cluster: Cluster, tmp_path: Path
 ) -> None:
-    config = yaml.safe_load(cluster.kubeconfig.read_text())
-    token = kube.run("create", "token", "default", "-n", desk.namespace).strip()
-    config["users"][0]["user"] = {"token": token}
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
+    path = kubeconfig_of(kube, cluster, desk.namespace, tmp_path / "kubeconfig")
     result = Desk(path, desk.namespace).type_in("list")
     assert result.exit_code == Exit.UNAVAILABLE
     assert "the API server denies this" in result.stderr
-    assert token not in result.stderr
+    assert yaml.safe_load(path.read_text())["users"][0]["user"]["token"] not in result.stderr

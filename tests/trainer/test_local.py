@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def start(storage: Path) -> Iterator[Any]:
         for pid in each.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(each.folder, ignore_errors=True)
 
 
 def test_two_nodes_train_under_zero_3_and_nothing_is_left(start: Any) -> None:

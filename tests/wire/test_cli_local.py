@@ -29,12 +29,13 @@ JOB: dict[str, Any] = {
     },
 }
 KEEPER = """#!{python}
-import json, os, sys, time
+import atexit, json, os, shutil, sys, time
 sys.path.insert(0, {trainer!r})
 if sys.argv[1] == "-c":
     print(json.dumps({{"missing": [], "python": [3, 11], "ray": "2.60.0", "devices": 0}}))
     sys.exit()
 order = json.loads(sys.stdin.readline())
+atexit.register(shutil.rmtree, order["folder"], True)
 contract = json.loads(order["contract"])
 with open({seen!r}, "w") as file:
     json.dump({{"order": order, "path": os.environ["PYTHONPATH"], "pid": os.getpid()}}, file)

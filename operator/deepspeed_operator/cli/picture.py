@@ -57,7 +57,11 @@ def describe_progress(progress: Mapping[str, Any]) -> list[str]:
     for key, label in (("epoch", "epoch"), ("loss", "loss"), ("samplesPerSecond", "samples/s")):
         if progress.get(key) is not None:
             parts.append(f"{label} {progress[key]}")
-    return parts + [f"{each['name']} {each['value']}" for each in progress.get("metrics", [])]
+    for each in progress.get("metrics", []):
+        # A program may report a loss of its own, the mean of an epoch for instance.
+        own = "reported " if progress.get(each["name"]) is not None else ""
+        parts.append(f"{own}{each['name']} {each['value']}")
+    return parts
 
 
 def conditions_table(job: Job, *, only_telling: bool = False) -> str:

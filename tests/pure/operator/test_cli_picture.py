@@ -42,6 +42,12 @@ def test_steps_loss_and_rate_are_shown() -> None:
     assert "step 7/40  loss 0.61  samples/s 21.5" in line
 
 
+def test_a_figure_that_the_program_reports_is_kept_apart_from_ours() -> None:
+    metrics = [{"name": "loss", "value": "0.7"}, {"name": "accuracy", "value": "0.9"}]
+    line = describe(a_job(progress={"step": 7, "loss": "0.61", "metrics": metrics}))
+    assert line.endswith("step 7  loss 0.61  reported loss 0.7  accuracy 0.9")
+
+
 def test_a_program_without_an_end_shows_its_step_alone() -> None:
     assert describe(a_job(progress={"step": 7})).endswith("step 7")
 
