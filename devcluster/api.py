@@ -82,7 +82,11 @@ class ApiClient:
         return json.loads(self.request("GET", path))
 
     def create(
-        self, manifest: dict[str, Any], *, check: Callable[[], None], within_s: float = PATIENCE_S
+        self,
+        manifest: dict[str, Any],
+        *,
+        check: Callable[[], None] = lambda: None,
+        within_s: float = PATIENCE_S,
     ) -> None:
         """Create a cluster-wide object; a server that is too busy to answer is asked again.
 

@@ -163,12 +163,18 @@ async def test_each_wish_is_answered_and_nothing_else_is_asked() -> None:
         nothing = await reader.fetch("team-a", Wanted())
         assert api.calls == []
         found = await reader.fetch(
-            "team-a", Wanted(kuberay=True, config_map="ds", claim="runs", device="gpu")
+            "team-a",
+            Wanted(
+                kuberay=True,
+                config_maps=frozenset({"ds"}),
+                claims=frozenset({"runs"}),
+                device="gpu",
+            ),
         )
-    assert (nothing.kuberay_served, nothing.claim, nothing.config_map) == (None, None, None)
+    assert (nothing.kuberay_served, nothing.claims, nothing.config_maps) == (None, {}, {})
     assert found.kuberay_served
-    assert found.config_map == {"ds_config.json": "{}"}
-    assert found.claim == ClaimFacts(("ReadWriteMany",), "Bound")
+    assert found.config_maps == {"ds": {"ds_config.json": "{}"}}
+    assert found.claims == {"runs": ClaimFacts(("ReadWriteMany",), "Bound")}
     assert found.largest_device_count == 1000
 
 
@@ -177,10 +183,17 @@ async def test_what_does_not_exist_is_none() -> None:
     api.objects["/api/v1/nodes"] = a_list()
     async with a_client(api) as kube:
         found = await PrerequisiteReader(kube).fetch(
-            "team-a", Wanted(kuberay=True, config_map="ds", claim="runs", device="gpu")
+            "team-a",
+            Wanted(
+                kuberay=True,
+                config_maps=frozenset({"ds"}),
+                claims=frozenset({"runs"}),
+                device="gpu",
+            ),
         )
     assert found.kuberay_served is False
-    assert (found.config_map, found.claim, found.largest_device_count) == (None, None, 0)
+    assert (found.config_maps, found.claims) == ({"ds": None}, {"runs": None})
+    assert found.largest_device_count == 0
 
 
 async def test_many_jobs_share_one_look_at_nodes_and_discovery() -> None:
@@ -199,7 +212,7 @@ async def test_a_missing_right_is_told_and_not_taken_for_absence() -> None:
     api.order(Answer(403))
     async with a_client(api) as kube:
         with pytest.raises(Denied):
-            await PrerequisiteReader(kube).fetch("team-a", Wanted(claim="runs"))
+            await PrerequisiteReader(kube).fetch("team-a", Wanted(claims=frozenset({"runs"})))
 
 
 async def test_listed_items_know_their_kind() -> None:
