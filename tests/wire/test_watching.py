@@ -149,6 +149,14 @@ def a_node(**allocatable: str) -> Any:
     return {"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}
 
 
+EVERYTHING = Wanted(
+    kuberay=True,
+    config_maps=frozenset({"ds"}),
+    claims=frozenset({"runs"}),
+    device="gpu",
+)
+
+
 async def test_each_wish_is_answered_and_nothing_else_is_asked() -> None:
     api = FakeApi()
     api.objects["/apis/ray.io/v1"] = SERVED
@@ -164,12 +172,7 @@ async def test_each_wish_is_answered_and_nothing_else_is_asked() -> None:
         assert api.calls == []
         found = await reader.fetch(
             "team-a",
-            Wanted(
-                kuberay=True,
-                config_maps=frozenset({"ds"}),
-                claims=frozenset({"runs"}),
-                device="gpu",
-            ),
+            EVERYTHING,
         )
     assert (nothing.kuberay_served, nothing.claims, nothing.config_maps) == (None, {}, {})
     assert found.kuberay_served
@@ -184,12 +187,7 @@ async def test_what_does_not_exist_is_none() -> None:
     async with a_client(api) as kube:
         found = await PrerequisiteReader(kube).fetch(
             "team-a",
-            Wanted(
-                kuberay=True,
-                config_maps=frozenset({"ds"}),
-                claims=frozenset({"runs"}),
-                device="gpu",
-            ),
+            EVERYTHING,
         )
     assert found.kuberay_served is False
     assert (found.config_maps, found.claims) == ({"ds": None}, {"runs": None})

@@ -272,7 +272,7 @@ class DeepSpeedJobSpec(ApiModel):
     """When nodes pull the image. Default: Kubernetes' rule by tag. A change counts for the next
     RayCluster."""
     entrypoint: Entrypoint
-    """What every rank runs. Fixed at creation."""
+    """What is run. Fixed at creation."""
     code: Annotated[Code, Field(json_schema_extra=fixed("code"))] | None = None
     """Where the program comes from. Default: it is in the image. Fixed at creation."""
     deepspeed: DeepSpeed = DeepSpeed()
