@@ -6,7 +6,7 @@ with the numbers here.
 
 KUBERNETES = "v1.36.3"
 KUBERAY = "v1.6.2"
-HELM = "v4.3.1"
+HELM = "v4.2.4"  # of the releases that stand on this Kubernetes
 # Built only for clusters that ask for them.
 KWOK = "v0.8.0"
 KUEUE = "v0.19.2"

@@ -124,7 +124,7 @@ def test_pinned_versions_are_those_of_the_go_modules() -> None:
 
     assert requires("cluster", f"k8s.io/kubernetes {versions.KUBERNETES}")
     assert requires("kuberay", f"github.com/ray-project/kuberay/ray-operator {versions.KUBERAY}")
-    assert requires("helm", f"helm.sh/helm/v4 {versions.HELM}")
+    assert requires("cluster", f"helm.sh/helm/v4 {versions.HELM}")
     assert requires("kwok", f"sigs.k8s.io/kwok {versions.KWOK}")
     assert requires("kueue", f"sigs.k8s.io/kueue {versions.KUEUE}")
     assert requires("versitygw", f"github.com/versity/versitygw {versions.VERSITYGW}")
