@@ -27,6 +27,16 @@ def real_cluster(images: Sequence[str]) -> Iterator[Cluster]:
 
 
 @contextmanager
+def fresh_cluster(name: str, options: Options, images: Sequence[str] = ()) -> Iterator[Cluster]:
+    """A cluster that nobody else uses, for tests that break it; what an earlier run left goes."""
+    clusters.down(name)
+    try:
+        yield clusters.up(name, options, images)
+    finally:
+        clusters.down(name)
+
+
+@contextmanager
 def _cluster(suffix: str, options: Options, images: Sequence[str] = ()) -> Iterator[Cluster]:
     kept = os.environ.get("TEST_CLUSTER")
     name = f"{kept or 'test'}{suffix}"
