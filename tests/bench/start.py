@@ -184,10 +184,10 @@ def conclude(runs: list[dict[str, Any]]) -> dict[str, Any]:
         return [run["seconds"][fact] for run in sorted(mine, key=lambda run: run["round"])]
 
     facts = (*SPANS, "controllers_cpu_s")
+    # From apply to the RayCluster, and from its readiness, as KubeRay tells it, to the submission.
     own = [
-        run["seconds"]["cluster"] + run["seconds"]["attempt Submitting"] - run["seconds"]["ready"]
-        for run in runs
-        if run["system"] == OURS
+        seconds["cluster"] + max(0.0, seconds["attempt Submitting"] - seconds["ready"])
+        for seconds in (run["seconds"] for run in runs if run["system"] == OURS)
     ]
     return {
         "seconds_from_apply": {

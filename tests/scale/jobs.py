@@ -286,7 +286,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=summary)
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of every system")
     count = parser.parse_args().jobs
-    nodes = -(-count * (WORKERS + 1) // PODS_A_NODE) + 1
+    # One node more than the pods fill, and no fewer than the workers of a job, which keep apart.
+    nodes = max(-(-count * (WORKERS + 1) // PODS_A_NODE), WORKERS) + 1
     cluster = clusters.up(NAME, Options(nodes=0, fake_nodes=nodes))
     try:
         install_chart(cluster, {"trainerImage": IMAGE})

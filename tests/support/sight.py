@@ -38,7 +38,7 @@ class Sight:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         for answer in self._answers:
-            answer.close()
+            answer.shutdown()  # a close would wait for the thread that reads
         if self.error is not None:
             raise self.error
 
