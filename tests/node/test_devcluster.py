@@ -19,6 +19,7 @@ from devcluster.steps import run_steps
 from tests.support.eventually import eventually
 from tests.support.kube import RESTRICTED, Kube, Refused, kube_of
 
+pytestmark = pytest.mark.usefixtures("own_ground")
 NAME, SECOND = "devcluster-test", "devcluster-test2"
 IMAGE = "localhost/devcluster/probe:1"
 SPACE = "probe"

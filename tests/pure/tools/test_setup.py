@@ -5,6 +5,10 @@ import pytest
 from devcluster.steps import Outcome
 from tools import images, localdemo, setup, test_cold
 
+STEPS = (
+    images.all_steps, images.bare_steps, images.demo_steps, images.setup_steps, localdemo.steps,
+)  # fmt: skip
+
 
 @pytest.fixture
 def venv(tmp_path, monkeypatch):
@@ -50,7 +54,7 @@ def test_nothing_to_do_is_said_in_one_line() -> None:
     assert "\n" not in told
 
 
-@pytest.mark.parametrize("steps", [images.all_steps, images.bare_steps, localdemo.steps])
+@pytest.mark.parametrize("steps", STEPS)
 def test_every_step_of_setup_can_run(steps) -> None:
     names = [step.name for step in steps()]
     assert len(names) == len(set(names))
