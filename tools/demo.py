@@ -17,35 +17,15 @@ from typing import Any
 import yaml
 
 from devcluster.errors import DevclusterError, Missing, StepFailed
-from devcluster.paths import written_whole
-from tools import cluster, images, install, localdemo
+from tools import cluster, example, images, install, localdemo
 from tools.choice import DEVCLUSTER, read_choice
+from tools.example import NAMESPACE
 from tools.ground import find_obstacle
 from tools.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "quickstart" / "job.yaml"
-NAMESPACE = "default"
 DEADLINE_S = 15 * 60
 DSJOB = (sys.executable, "-m", "deepspeed_operator.cli")
-
-
-def job_name() -> str:
-    """The name of the example's job, as its manifest says."""
-    documents = yaml.safe_load_all(EXAMPLE.read_text())
-    return next(str(d["metadata"]["name"]) for d in documents if d["kind"] == "DeepSpeedJob")
-
-
-def manifest_for(target: Target) -> Path:
-    """The example's file, or a copy with this cluster's storage and images."""
-    documents = list(yaml.safe_load_all(EXAMPLE.read_text()))
-    fitted = target.fit(documents)
-    if fitted == documents:
-        return EXAMPLE
-    copy = ROOT / "build" / "quickstart" / "job.yaml"
-    with written_whole(copy) as beside:
-        beside.write_text(yaml.safe_dump_all(fitted, sort_keys=False))
-    return copy
 
 
 def dsjob(target: Target, *words: str) -> int:
@@ -78,7 +58,7 @@ The cluster stays up, with the chart on it. To look around:
   kubectl get dsjob,rayclusters,pods
   dsjob status {name}
   kubectl logs -n {install.NAMESPACE} deployment/{install.RELEASE}
-To train again: make demo{words}        To stop, and remove it: make down{words}""")
+To train again: make demo{words}        To remove all of it: make down{words}""")
 
 
 def perform(cluster_name: str) -> int:
@@ -89,10 +69,10 @@ def perform(cluster_name: str) -> int:
     install.install_chart(target, install.dev_values(target.images))
     install.await_operator(target)
     print(f"  the operator is ready after {time.monotonic() - began:.1f} s")
-    name = job_name()
-    example = str(manifest_for(target).relative_to(ROOT))
+    name = example.job_name()
+    manifest = str(example.manifest_for(target).relative_to(ROOT))
     follow = ("--anew", "--watch", "--timeout", str(DEADLINE_S))
-    code = dsjob(target, "submit", "-f", example, "-n", NAMESPACE, *follow)
+    code = dsjob(target, "submit", "-f", manifest, "-n", NAMESPACE, *follow)
     show_result(target, name)
     show_way_around(target, name)
     total_s = time.monotonic() - began

@@ -7,20 +7,19 @@ which nothing but trying tells.
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from devcluster import versions
 from devcluster.errors import DevclusterError, Missing, WrongUse
 from devcluster.paths import cache_dir, digest, written_whole
-from devcluster.steps import Step
-from tools import images, install
+from tools import example, images, install
 from tools.choice import EXISTING, Choice
 from tools.install import CommandFailed
 from tools.target import Images, Reachable, Target, client_environment
 
-DEMO_NAMESPACE = "default"
 LABELS = {"app.kubernetes.io/part-of": "deepspeed-operator-demo"}
 KUBERAY_CHART = "https://ray-project.github.io/kuberay-helm/"
 JOBS = "deepspeedjobs.dsjob.dev"
@@ -34,8 +33,8 @@ RIGHTS = (
     ("rbac.authorization.k8s.io", "roles", install.NAMESPACE),
     ("apps", "deployments", install.NAMESPACE),
     ("", "secrets", install.NAMESPACE),
-    ("", "persistentvolumeclaims", DEMO_NAMESPACE),
-    ("dsjob.dev", "deepspeedjobs", DEMO_NAMESPACE),
+    ("", "persistentvolumeclaims", example.NAMESPACE),
+    ("dsjob.dev", "deepspeedjobs", example.NAMESPACE),
 )
 """Group, resource, namespace of what the chart and the example create and patch."""
 
@@ -49,7 +48,7 @@ def up(choice: Choice) -> Target:
     if not choice.registry:
         print("IMAGE_REGISTRY is not set: the nodes are taken to hold our images (policy Never)")
     elif choice.pushes:
-        images.provide([Step("images pushed", lambda shell: images.push(shell, choice.registry))])
+        images.provide(images.push_steps(choice.registry))
     return target
 
 
@@ -133,11 +132,9 @@ def ask_for_rights(target: Target) -> None:
     body = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
     answer = install.run(target, "kubectl", "create", "-o", "json", "-f", "-", stdin=body)
     denied = [
-        " ".join([asked["verb"], asked["resource"], f"in {where}" if where else ""]).strip()
+        _told(each["spec"]["resourceAttributes"])
         for each in json.loads(answer)["items"]
         if not each["status"]["allowed"]
-        for asked in [each["spec"]["resourceAttributes"]]
-        for where in [asked.get("namespace", "")]
     ]
     if denied:
         raise Missing(
@@ -160,11 +157,11 @@ def ask_for_others(target: Target) -> None:
             )
     if not _serves(target, "dsjob.dev", "deepspeedjobs"):
         return
-    for found in _read(target, JOBS, "-n", DEMO_NAMESPACE):
-        is_ours = LABELS.items() <= found["metadata"].get("labels", {}).items()
-        if found["metadata"]["name"] == "quickstart" and not is_ours:
+    for found in _read(target, JOBS, "-n", example.NAMESPACE):
+        name, labels = found["metadata"]["name"], found["metadata"].get("labels", {})
+        if name == example.job_name() and not LABELS.items() <= labels.items():
             raise WrongUse(
-                f"{DEMO_NAMESPACE} has a DeepSpeedJob quickstart that the demo did not make, and"
+                f"{example.NAMESPACE} has a DeepSpeedJob {name} that the demo did not make, and"
                 " would replace: delete it, or give it another name."
             )
 
@@ -203,7 +200,7 @@ def remove(target: Target) -> None:
     ours = ",".join(f"{name}={value}" for name, value in LABELS.items())
     kinds = [JOBS] if _serves(target, "dsjob.dev", "deepspeedjobs") else []
     for kind in (*kinds, "persistentvolumeclaims"):
-        install.run(target, "kubectl", "delete", kind, "-n", DEMO_NAMESPACE, "-l", ours)
+        install.run(target, "kubectl", "delete", kind, "-n", example.NAMESPACE, "-l", ours)
     install.uninstall_chart(target)
 
 
@@ -217,7 +214,7 @@ def _pin(kubeconfig: str, context: str) -> str:
     if not pin.exists():
         with written_whole(pin) as beside:
             beside.write_text(text)
-    return f"{pin}:{kubeconfig}:{pin}"
+    return os.pathsep.join([str(pin), kubeconfig, str(pin)])
 
 
 def _serves(target: Reachable, group: str, resource: str) -> bool:
@@ -240,6 +237,11 @@ def _review(verb: str, group: str, resource: str, namespace: str) -> dict[str, A
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": asked},
     }
+
+
+def _told(asked: Mapping[str, str]) -> str:
+    where = f" in {asked['namespace']}" if "namespace" in asked else ""
+    return f"{asked['verb']} {asked['resource']}{where}"
 
 
 def _end_of(failure: DevclusterError) -> str:

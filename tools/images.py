@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import which
 
@@ -68,10 +69,10 @@ def client_steps() -> list[Step]:
 
 def demo_steps() -> list[Step]:
     """What the demo needs on the chosen cluster. Raises: WrongUse when the choice is none."""
-    choice = read_choice()
-    if choice.cluster == DEVCLUSTER:
+    chosen = read_choice().cluster
+    if chosen == DEVCLUSTER:
         return all_steps()
-    builds = choice.pushes or (choice.cluster == KIND and find_obstacle_to_nodes() is None)
+    builds = chosen == KIND and find_obstacle_to_nodes() is None
     return [*client_steps(), *(image_steps() if builds else [])]
 
 
@@ -98,6 +99,13 @@ def summary(outcomes: Sequence[Outcome], total_s: float) -> str:
 def name_in(registry: str, tag: str) -> str:
     """What an image of ours is called below a registry's address."""
     return f"{registry}/{tag.partition('/')[2]}"
+
+
+def push_steps(registry: str) -> list[Step]:
+    """Build the images and bring them to a registry."""
+    steps = image_steps()
+    needs = tuple(step.name for step in steps)
+    return [*steps, Step("images pushed", partial(push, registry=registry), needs)]
 
 
 def push(shell: Shell, registry: str) -> None:

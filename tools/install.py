@@ -32,9 +32,12 @@ def run(cluster: Reachable, *command: str | Path, stdin: str | None = None) -> s
     """Run kubectl or helm on a cluster and return what it printed. Raises: CommandFailed."""
     words = [str(word) for word in command]
     environment = {**os.environ, **cluster.environment}
-    done = subprocess.run(
-        words, env=environment, input=stdin, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            words, env=environment, input=stdin, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{words[0]} is not on PATH: `make setup` provides it") from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
         raise CommandFailed(f"{' '.join(words)}: {said}")

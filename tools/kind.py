@@ -34,6 +34,11 @@ def folder_of(name: str) -> Path:
     return ROOT / "build" / "kind" / name
 
 
+def kind_name(name: str) -> str:
+    """What kind calls the cluster; nobody else's is called so."""
+    return f"dsjob-{name}"
+
+
 def target_of(name: str) -> Target:
     """How a cluster of this name is reached."""
     kubeconfig = folder_of(name) / "kubeconfig"
@@ -55,12 +60,12 @@ def up(name: str) -> Target:
 def down(name: str) -> bool:
     """Delete the cluster and its volumes; whether there was one."""
     print(UNTRIED, flush=True)
-    there = name in _names()
+    there = kind_name(name) in _names()
     if there:
         # What pods wrote belongs to their users; on a node anybody may delete it.
         empty = ("sh", "-c", f"rm -rf {VOLUMES}/*/* {VOLUMES}/*/.[!.]*")
-        install.run(target_of(name), "docker", "exec", f"{name}-worker", *empty)
-        install.run(target_of(name), "kind", "delete", "cluster", "--name", name)
+        install.run(target_of(name), "docker", "exec", f"{kind_name(name)}-worker", *empty)
+        install.run(target_of(name), "kind", "delete", "cluster", "--name", kind_name(name))
     try:
         remove(folder_of(name))
     except OSError as error:
@@ -96,8 +101,8 @@ def cluster_config(volumes: Path) -> dict[str, Any]:
 
 def make_cluster(shell: Shell, name: str) -> None:
     """Make the cluster, or fetch the kubeconfig of the one that is there."""
-    kubeconfig = ("--name", name, "--kubeconfig", folder_of(name) / "kubeconfig")
-    if name in _names():
+    kubeconfig = ("--name", kind_name(name), "--kubeconfig", folder_of(name) / "kubeconfig")
+    if kind_name(name) in _names():
         shell.run(["kind", "export", "kubeconfig", *kubeconfig])
         return
     remove(folder_of(name) / "loaded.json")
@@ -133,7 +138,7 @@ def load_image(shell: Shell, name: str, recipe: Recipe) -> None:
     archive = folder_of(name) / "image.tar"
     try:
         archive_image(shell, recipe.tag, archive)
-        shell.run(["kind", "load", "image-archive", archive, "--name", name])
+        shell.run(["kind", "load", "image-archive", archive, "--name", kind_name(name)])
     finally:
         remove(archive)
     with written_whole(record) as beside:

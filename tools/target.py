@@ -5,9 +5,9 @@ Everything that is done to a cluster goes through `Reachable`, which a dev clust
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from devcluster import build
 from devcluster import cluster as clusters
@@ -54,21 +54,6 @@ class Target:
     storage_class: str = STORAGE_CLASS
     labels: Mapping[str, str] = field(default_factory=dict)
     dev: Cluster | None = None
-
-    def fit(self, documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The example's objects with this cluster's storage and images."""
-        return [self._fit_one(document) for document in documents]
-
-    def _fit_one(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        spec = dict(document["spec"])
-        if document["kind"] == "PersistentVolumeClaim":
-            spec["storageClassName"] = self.storage_class
-        elif spec["image"] != self.images.quickstart:
-            spec |= {"image": self.images.quickstart, "imagePullPolicy": self.images.pull_policy}
-        metadata = dict(document["metadata"])
-        if self.labels:
-            metadata["labels"] = {**metadata.get("labels", {}), **self.labels}
-        return {**document, "metadata": metadata, "spec": spec}
 
 
 def of_dev(cluster: Cluster) -> Target:

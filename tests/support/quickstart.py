@@ -14,11 +14,10 @@ import yaml
 from deepspeed_trainer.contract import STORAGE_MOUNT
 from tests.support.claim import Claim
 from tests.support.eventually import eventually
-from tests.support.installed import ROOT
 from tests.support.kube import Kube, Object, condition
+from tools import example
 from tools.target import Target
 
-MANIFEST = ROOT / "examples" / "quickstart" / "job.yaml"
 JOB = "deepspeedjobs.dsjob.dev"
 
 
@@ -106,8 +105,8 @@ def start(kube: Kube, namespace: str, *args: str, target: Target | None = None, 
 
     With a target it is fitted to that cluster; without, it is as in the file.
     """
-    documents = list(yaml.safe_load_all(MANIFEST.read_text()))
-    claim, job = target.fit(documents) if target else documents
+    documents = example.read_documents()
+    claim, job = example.fit(documents, target) if target else documents
     job["spec"]["entrypoint"]["args"] = list(args)
     job["spec"].update(spec)
     for each in (claim, job):

@@ -22,7 +22,7 @@ printf ' %s' "$@" >> "$RECORD"
 echo >> "$RECORD"
 case "$(basename "$0") $1 $2" in
   "kind get clusters") cat "$CLUSTERS" ;;
-  "kind create cluster") echo demo >> "$CLUSTERS" ;;
+  "kind create cluster") echo dsjob-demo >> "$CLUSTERS" ;;
   "kind delete cluster") : > "$CLUSTERS" ;;
   "docker image inspect") echo sha256:of-$5 ;;
   "docker save --output") touch "$3" ;;
@@ -80,7 +80,7 @@ def test_a_cluster_is_made_and_filled(machine: Path, capsys: pytest.CaptureFixtu
     assert target.environment["KUBECONFIG"] == str(folder / "kubeconfig")
     [created] = calls(machine, "kind create cluster")
     assert created == (
-        f"kind create cluster --name demo --kubeconfig {folder}/kubeconfig"
+        f"kind create cluster --name dsjob-demo --kubeconfig {folder}/kubeconfig"
         f" --config {folder}/kind.json --wait 180s"
     )
     built = [line.split(" --tag ")[1].split()[0] for line in calls(machine, "docker build")]
@@ -90,7 +90,7 @@ def test_a_cluster_is_made_and_filled(machine: Path, capsys: pytest.CaptureFixtu
     expected = []
     for tag in built:
         expected.append(f"docker save --output {folder}/image.tar {tag}")
-        expected.append(f"kind load image-archive {folder}/image.tar --name demo")
+        expected.append(f"kind load image-archive {folder}/image.tar --name dsjob-demo")
     assert loads == expected
     assert not (folder / "image.tar").exists()
 
@@ -124,7 +124,7 @@ def test_a_second_time_only_what_changed_is_loaded(machine: Path) -> None:
     cluster.up("demo")
     machine.write_text("")
     cluster.up("demo")
-    assert len(calls(machine, "kind export kubeconfig --name demo")) == 1
+    assert len(calls(machine, "kind export kubeconfig --name dsjob-demo")) == 1
     assert not calls(machine, "kind create")
     assert not calls(machine, "kind load")
 
@@ -160,11 +160,19 @@ def test_what_kind_refuses_ends_it(machine: Path, monkeypatch) -> None:
 def test_down_empties_volumes_and_deletes_the_cluster(machine: Path) -> None:
     cluster.up("demo")
     assert cluster.down("demo") == "demo is gone"
-    [emptied] = calls(machine, "docker exec demo-worker sh -c rm -rf")
+    [emptied] = calls(machine, "docker exec dsjob-demo-worker sh -c rm -rf")
     assert kind.VOLUMES in emptied
-    assert calls(machine, "kind delete cluster --name demo")
+    assert calls(machine, "kind delete cluster --name dsjob-demo")
     assert not (machine.parent / "build" / "kind" / "demo").exists()
     assert cluster.down("demo") == "there is no cluster demo"
+
+
+def test_somebody_elses_cluster_is_neither_used_nor_deleted(machine: Path) -> None:
+    (machine.parent / "clusters").write_text("demo\n")
+    assert cluster.down("demo") == "there is no cluster demo"
+    cluster.up("demo")
+    assert calls(machine, "kind create cluster --name dsjob-demo")
+    assert not calls(machine, "kind delete")
 
 
 def test_a_refusal_to_delete_is_passed_on(machine: Path, monkeypatch) -> None:

@@ -1,13 +1,20 @@
 """Set-up's arithmetic: what is up to date, what was slow, what a new machine's environment is."""
 
+from functools import partial
+
 import pytest
 
 from devcluster.steps import Outcome
 from tools import images, localdemo, setup, test_cold
 
 STEPS = (
-    images.all_steps, images.bare_steps, images.demo_steps, images.setup_steps, localdemo.steps,
-)  # fmt: skip
+    images.all_steps,
+    images.bare_steps,
+    images.demo_steps,
+    images.setup_steps,
+    partial(images.push_steps, "host"),
+    localdemo.steps,
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from devcluster.errors import Missing
-from tools import demo, existing, install
+from tools import example, existing, install
 from tools.choice import Choice
 from tools.target import Images, Target, client_environment
 
@@ -12,18 +12,14 @@ EVERYWHERE = existing.images_in("host/team")
 THERE = Target("c", {}, "", storage_class="nfs", images=EVERYWHERE, labels=existing.LABELS)
 
 
-def documents():
-    return list(yaml.safe_load_all(demo.EXAMPLE.read_text()))
-
-
 def test_a_dev_cluster_gets_the_file_as_it_is() -> None:
-    assert demo.manifest_for(Target("demo", {}, "")) == demo.EXAMPLE
+    assert example.manifest_for(Target("demo", {}, "")) == example.MANIFEST
 
 
 def test_another_cluster_gets_a_copy_that_says_what_differs(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(demo, "ROOT", tmp_path)
-    claim, job = yaml.safe_load_all(demo.manifest_for(THERE).read_text())
-    told_claim, told_job = documents()
+    monkeypatch.setattr(example, "COPY", tmp_path / "job.yaml")
+    claim, job = yaml.safe_load_all(example.manifest_for(THERE).read_text())
+    told_claim, told_job = example.read_documents()
     assert claim["spec"].pop("storageClassName") == "nfs"
     assert told_claim["spec"].pop("storageClassName") == "shared"
     for name, value in (
@@ -38,9 +34,9 @@ def test_another_cluster_gets_a_copy_that_says_what_differs(tmp_path, monkeypatc
 
 
 def test_fitting_changes_no_document_of_its_caller() -> None:
-    given = documents()
-    THERE.fit(given)
-    assert given == documents()
+    given = example.read_documents()
+    example.fit(given, THERE)
+    assert given == example.read_documents()
 
 
 def test_images_have_the_names_of_their_registry() -> None:
