@@ -35,7 +35,9 @@ def own_ground(ground: None) -> None:
     """Nodes and images are made on this machine; the user did not choose others."""
     chosen = read_choice().cluster
     if chosen != DEVCLUSTER:
-        pytest.skip(f"only a dev cluster can do what this asks for, and CLUSTER is {chosen}")
+        pytest.skip(
+            f"by choice: CLUSTER is {chosen}, and this asks for what only a dev cluster can"
+        )
 
 
 @pytest.fixture(scope="package")
