@@ -25,6 +25,7 @@ KUBERAY_CHART = "https://ray-project.github.io/kuberay-helm/"
 JOBS = "deepspeedjobs.dsjob.dev"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 ANSWER_S = 15
+DELETION_S = 180
 RIGHTS = (
     ("", "namespaces", ""),
     ("apiextensions.k8s.io", "customresourcedefinitions", ""),
@@ -124,18 +125,15 @@ def kuberay_install() -> list[str]:
 
 def ask_for_rights(target: Target) -> None:
     """Raises: Missing when this user may not create and patch what is to be installed."""
-    reviews = [
-        _review(verb, group, resource, namespace)
+    asked = [
+        {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
         for group, resource, namespace in RIGHTS
         for verb in ("create", "patch")
     ]
-    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": reviews})
-    answer = install.run(target, "kubectl", "create", "-o", "json", "-f", "-", stdin=body)
-    denied = [
-        _told(each["spec"]["resourceAttributes"])
-        for each in json.loads(answer)["items"]
-        if not each["status"]["allowed"]
-    ]
+    body = json.dumps({"apiVersion": "v1", "kind": "List", "items": [_review(a) for a in asked]})
+    show = ("-o", r"jsonpath={.status.allowed}{'\n'}")
+    answers = install.run(target, "kubectl", "create", *show, "-f", "-", stdin=body).split()
+    denied = [_told(a) for a, said in zip(asked, answers, strict=True) if said != "true"]
     if denied:
         raise Missing(
             f"this user may not, in context {target.name}: {', '.join(denied)}. Installing the"
@@ -199,8 +197,9 @@ def remove(target: Target) -> None:
     ask_for_others(target)
     ours = ",".join(f"{name}={value}" for name, value in LABELS.items())
     kinds = [JOBS] if _serves(target, "dsjob.dev", "deepspeedjobs") else []
+    where = ("-n", example.NAMESPACE, "-l", ours, f"--timeout={DELETION_S}s")
     for kind in (*kinds, "persistentvolumeclaims"):
-        install.run(target, "kubectl", "delete", kind, "-n", example.NAMESPACE, "-l", ours)
+        install.run(target, "kubectl", "delete", kind, *where)
     install.uninstall_chart(target)
 
 
@@ -230,8 +229,7 @@ def _read(target: Reachable, kind: str, *words: str) -> Sequence[dict[str, Any]]
     return found
 
 
-def _review(verb: str, group: str, resource: str, namespace: str) -> dict[str, Any]:
-    asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+def _review(asked: Mapping[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
@@ -240,7 +238,7 @@ def _review(verb: str, group: str, resource: str, namespace: str) -> dict[str, A
 
 
 def _told(asked: Mapping[str, str]) -> str:
-    where = f" in {asked['namespace']}" if "namespace" in asked else ""
+    where = f" in {asked['namespace']}" if asked["namespace"] else ""
     return f"{asked['verb']} {asked['resource']}{where}"
 
 
