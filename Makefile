@@ -42,6 +42,14 @@ test-full: setup ## Run the tests that build further programs: fake nodes, Kueue
 test-trainer: setup ## Run the trainer's own tests in its image: ends, resume, functions (minutes)
 	@$(VENV)/pytest $(TRAINER_TESTS) --durations=10
 
+.PHONY: bench
+bench: setup ## Measure the start of a job beside RayJob, on two real nodes (half an hour)
+	@$(VENV)/python -m tests.bench.start
+
+.PHONY: scale
+scale: setup ## Measure 1,000 jobs on fake nodes beside RayClusters alone and RayJobs
+	@$(VENV)/python -m tests.scale.jobs
+
 .PHONY: test-cold
 test-cold: python ## The same from a fresh clone with an empty home and empty caches
 	@$(PYTHON) -m tools.test_cold

@@ -1,14 +1,22 @@
-"""What was skipped, and why, at the end of every run of tests; where CI is set, a skip fails it.
+"""What holds for every run of tests: signals as in front of a terminal, and a count of skips.
 
-But not one that the user chose: with CLUSTER=existing, say, a test of the dev cluster has no place.
+What was skipped, and why, is said at the end; where CI is set, a skip fails the run, but not one
+that the user chose: with CLUSTER=existing, say, a test of the dev cluster has no place.
 """
 
 import os
+import signal
 from collections import Counter
 
 import pytest
 
 BY_CHOICE = "by choice: "
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs in its background with SIGINT ignored, and all children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def skips(reporter: pytest.TerminalReporter) -> Counter[str]:

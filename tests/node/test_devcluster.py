@@ -16,6 +16,7 @@ from devcluster import groups, imagebuild, network, processes, remains
 from devcluster.cluster import Cluster, Options
 from devcluster.imagebuild import Recipe
 from devcluster.steps import run_steps
+from tests.support.cluster import fresh_cluster
 from tests.support.eventually import eventually
 from tests.support.kube import RESTRICTED, Kube, Refused, kube_of
 
@@ -44,9 +45,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def mine(image: str) -> Iterator[Cluster]:
-    clusters.down(NAME)
-    yield clusters.up(NAME, Options(nodes=2), [image])
-    clusters.down(NAME)
+    with fresh_cluster(NAME, Options(nodes=2), [image]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from devcluster import cluster as clusters
 from devcluster import fakenodes, processes, remains, s3
 from devcluster.cluster import Cluster, Options
 from tests.node.test_devcluster import IMAGE, image
+from tests.support.cluster import fresh_cluster
 from tests.support.eventually import eventually
 from tests.support.kube import Kube, kube_of
 
@@ -33,9 +34,8 @@ MEBIBYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def mine(image: str) -> Iterator[Cluster]:
-    clusters.down(NAME)
-    yield clusters.up(NAME, OPTIONS, [image])
-    clusters.down(NAME)
+    with fresh_cluster(NAME, OPTIONS, [image]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

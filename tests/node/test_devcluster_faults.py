@@ -16,6 +16,7 @@ from devcluster.cluster import Cluster, Options
 from devcluster.errors import StepFailed
 from devcluster.faults import Faults
 from tests.node.test_devcluster import IMAGE, detection_of, image
+from tests.support.cluster import fresh_cluster
 from tests.support.eventually import eventually
 from tests.support.kube import Kube, kube_of
 
@@ -50,9 +51,8 @@ print((time.process_time() - used) / (time.monotonic() - began))
 
 @pytest.fixture(scope="module")
 def mine(image: str) -> Iterator[Cluster]:
-    clusters.down(NAME)
-    yield clusters.up(NAME, Options(nodes=2), [image])
-    clusters.down(NAME)
+    with fresh_cluster(NAME, Options(nodes=2), [image]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

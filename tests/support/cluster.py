@@ -6,7 +6,7 @@ another cluster (tools/choice.py), that one is in the place of the nodes; an exi
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from devcluster import cluster as clusters
@@ -35,6 +35,16 @@ def real_cluster() -> Iterator[Target]:
     finally:
         if not _kept():
             chosen.give_back(name)
+
+
+@contextmanager
+def fresh_cluster(name: str, options: Options, images: Sequence[str] = ()) -> Iterator[Cluster]:
+    """A cluster that nobody else uses, for tests that break it; what an earlier run left goes."""
+    clusters.down(name)
+    try:
+        yield clusters.up(name, options, images)
+    finally:
+        clusters.down(name)
 
 
 def _kept() -> str | None:

@@ -23,9 +23,9 @@ from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.engine_hook import EngineWatch
 from deepspeed_trainer.facts import FactBuffer
-from deepspeed_trainer.hook import PatchOnImport
 from deepspeed_trainer.kernel import count_oom_kills
 from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
+from deepspeed_trainer.patching import PatchOnImport
 from deepspeed_trainer.reports import answer_for
 
 

@@ -16,9 +16,9 @@ from deepspeed_trainer.child import ChildProcess
 from deepspeed_trainer.contract import CONTRACT_ENV, EXIT_SUCCEEDED, RunContract
 from deepspeed_trainer.ear import HookEar
 from deepspeed_trainer.failures import describe_program_end
-from deepspeed_trainer.hook import PROGRAM_ENV, RESUME_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.kernel import count_oom_kills
 from deepspeed_trainer.ranks import Verdict
+from deepspeed_trainer.wire import PROGRAM_ENV, RESUME_ENV, SOCKET_ENV, SUPERVISOR_ENV
 
 POLL_S: Final = 0.2
 LOG_NAME: Final = "driver.log"

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RunContract
-from deepspeed_trainer.hook import RESUME_ENV, SOCKET_ENV, Patch, PatchOnImport, Wire
+from deepspeed_trainer.patching import Patch, PatchOnImport
+from deepspeed_trainer.wire import RESUME_ENV, SOCKET_ENV, Wire
 
 CONFIG_MODULE: Final = "ray.train.v2.api.config"
 TRAINER_MODULE: Final = "ray.train.v2.torch.torch_trainer"

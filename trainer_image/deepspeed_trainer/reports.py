@@ -19,8 +19,8 @@ from ray.train.v2._internal.execution.context import get_train_context
 from typing_extensions import override
 
 from deepspeed_trainer.board import find_board
-from deepspeed_trainer.hook import Report
 from deepspeed_trainer.meter import format_decimal
+from deepspeed_trainer.wire import Report
 
 Upload = Callable[[Any, str], Any]
 

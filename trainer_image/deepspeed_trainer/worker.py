@@ -20,7 +20,6 @@ from deepspeed_trainer.child import ChildProcess
 from deepspeed_trainer.contract import EntrypointKind, RunContract
 from deepspeed_trainer.ear import HookEar
 from deepspeed_trainer.facts import FactBuffer
-from deepspeed_trainer.hook import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.kernel import count_oom_kills
 from deepspeed_trainer.link import (
     TICK_S,
@@ -31,6 +30,7 @@ from deepspeed_trainer.link import (
     reserve_port,
 )
 from deepspeed_trainer.ranks import Launch, Orders
+from deepspeed_trainer.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 
 
 def supervise(config: Mapping[str, Any]) -> None:

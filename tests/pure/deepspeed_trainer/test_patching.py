@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer.hook import PatchOnImport
+from deepspeed_trainer.patching import PatchOnImport
 
 
 @pytest.fixture
