@@ -12,7 +12,7 @@ TRAINER_TESTS := tests/node/test_trainer_image.py
 TESTS := tests/pure tests/wire tests/cluster tests/node
 
 .PHONY: help
-help: ## List the commands
+help: ## List the commands; CLUSTER=existing and CLUSTER=kind are told in docs/clusters.md
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
@@ -20,15 +20,15 @@ setup: venv ## Build everything that demo and test need: programs, images (root,
 	@$(VENV)/python -m tools.images
 
 .PHONY: demo
-demo: venv ## Train the example on an embedded two-node cluster, or on this machine alone
+demo: venv ## Train the example on a cluster made here; CLUSTER=existing or kind uses another
 	@$(VENV)/python -m tools.demo
 
 .PHONY: down
-down: venv ## Stop and remove the cluster of the demo
-	@$(VENV)/python -m devcluster down --name demo
+down: venv ## Remove the demo's cluster, or what it left on an existing one (CLUSTER as before)
+	@$(VENV)/python -m tools.cluster down
 
 .PHONY: test
-test: setup ## Run all tests, from pure to real training, on a cluster of their own
+test: setup ## Run all tests, from pure to real training (CLUSTER: where those train)
 	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m "not full" --durations=10
 
 # boto3 and the operator's kubernetes want different releases of one package: hence the folder.

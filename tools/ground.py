@@ -1,6 +1,7 @@
 """What this machine can carry: nodes that run containers, or only what needs no rights of root.
 
-One question, asked by set-up, demo and tests alike, so that all of them give one answer.
+One question, asked by set-up, demo and tests alike, so that all of them give one answer. Whether a
+cluster of somebody else is fit, existing.py asks.
 """
 
 import os
@@ -9,6 +10,8 @@ import subprocess
 from functools import cache
 from shutil import which
 
+from tools.choice import EXISTING, KIND, read_choice
+
 PROBE = ("unshare", "--mount", "--net", "--pid", "--fork", "true")
 """The namespaces that a node is made of."""
 DOCKER_S = 20
@@ -16,12 +19,37 @@ DOCKER_S = 20
 
 @cache
 def find_obstacle() -> str | None:
-    """Why no cluster with nodes can be had here, in one sentence; None where it can."""
-    reason = _find_reason()
+    """Why the chosen cluster cannot be had here, in one sentence; None where it can.
+
+    Raises: WrongUse when the choice is none.
+    """
+    chosen = read_choice().cluster
+    if chosen == EXISTING:
+        return None
+    if chosen == KIND:
+        return _find_obstacle_to_kind()
+    reason = find_obstacle_to_nodes()
     if reason is None:
         return None
-    engine = "a Docker engine answers" if docker_answers() else "no Docker engine answers"
-    return f"no real cluster can be had here: {reason}, and {engine}"
+    if docker_answers():
+        engine = "but a Docker engine answers, which CLUSTER=kind would use"
+    else:
+        engine = "and no Docker engine answers"
+    return f"no real cluster can be had here: {reason}, {engine}"
+
+
+def _find_obstacle_to_kind() -> str | None:
+    if not docker_answers():
+        return (
+            "CLUSTER=kind needs a Docker engine, and `docker info` gets no answer: start one that"
+            " this user may use"
+        )
+    if which("kind") is None:
+        return (
+            "CLUSTER=kind needs the program kind, and PATH has none: install it as"
+            " https://kind.sigs.k8s.io/docs/user/quick-start says"
+        )
+    return None
 
 
 def docker_answers() -> bool:
@@ -37,7 +65,8 @@ def docker_answers() -> bool:
     return done.returncode == 0
 
 
-def _find_reason() -> str | None:
+def find_obstacle_to_nodes() -> str | None:
+    """Why this machine can neither be nodes nor build images, in half a sentence."""
     if platform.system() != "Linux":
         return f"nodes need Linux, and this is {platform.system()}"
     if os.geteuid() != 0:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from devcluster.cluster import Cluster
 from tests.support.kube import Kube, condition
+from tools.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = "deepspeedjobs.dsjob.dev"
@@ -34,9 +34,9 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(cluster: Cluster, kube: Kube):
+def demo(target: Target, kube: Kube):
     """The demo, run once; its job is deleted at the end."""
-    command = [sys.executable, "-m", "tools.demo", "--name", cluster.name]
+    command = [sys.executable, "-m", "tools.demo", "--name", target.name]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -20,6 +20,7 @@ from tests.support.cluster import fresh_cluster
 from tests.support.eventually import eventually
 from tests.support.kube import RESTRICTED, Kube, Refused, kube_of
 
+pytestmark = pytest.mark.usefixtures("own_ground")
 NAME, SECOND = "devcluster-test", "devcluster-test2"
 IMAGE = "localhost/devcluster/probe:1"
 SPACE = "probe"

@@ -24,7 +24,7 @@ from tests.support.kube import Kube, kube_of
 
 __all__ = ["image"]
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.usefixtures("own_ground")]
 
 NAME = "verbs-extras"
 OPTIONS = Options(nodes=1, fake_nodes=3, kueue=True, s3=True)

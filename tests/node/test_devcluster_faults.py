@@ -22,6 +22,7 @@ from tests.support.kube import Kube, kube_of
 
 __all__ = ["image"]
 
+pytestmark = pytest.mark.usefixtures("own_ground")
 NAME = "verbs-test"
 PORT, SIZE_BYTES = 8000, 4_000_000
 CORES, MBIT_S = 0.3, 8

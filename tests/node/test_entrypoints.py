@@ -4,14 +4,13 @@ How each kind of entrypoint starts, fails and ends is tests/trainer's business; 
 operator brings code, environment and configuration to where the program finds them.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.support.eventually import eventually
 from tests.support.installed import ROOT
 from tests.support.kube import Kube
-from tests.support.quickstart import Run, start
+from tests.support.quickstart import Run
 
 PROGRAMS = ROOT / "tests" / "trainer" / "programs"
 CONFIG = (
@@ -27,13 +26,11 @@ def config_map(name: str, namespace: str, data: dict[str, str]) -> dict[str, obj
 
 @pytest.mark.usefixtures("operator")
 def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
-    kube: Kube, namespace: str
+    quickstart: Callable[..., Run], kube: Kube, namespace: str
 ) -> None:
     file = PROGRAMS / "own_trainer.py"
     kube.apply(config_map("code", namespace, {file.name: file.read_text()}))
-    run = start(
-        kube,
-        namespace,
+    run = quickstart(
         entrypoint={"driver": file.name},
         code={"configMap": {"name": "code"}},
         deepspeed={},
@@ -48,10 +45,10 @@ def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_command_comes_from_a_volume_with_its_environment(kube: Kube, namespace: str) -> None:
-    run = start(
-        kube,
-        namespace,
+def test_a_command_comes_from_a_volume_with_its_environment(
+    quickstart: Callable[..., Run], kube: Kube, namespace: str
+) -> None:
+    run = quickstart(
         entrypoint={
             "command": ["sh", "-c", "echo $FROM_FILE $FROM_SPEC; ./train.sh --steps=5"],
             "workingDir": "/mnt/code/programs",
@@ -63,7 +60,8 @@ def test_a_command_comes_from_a_volume_with_its_environment(kube: Kube, namespac
             "envFile": {"configMap": {"name": "ds"}},
         },
     )
-    lay_down_code(run)
+    for name in ("train.sh", "tiny.py"):
+        run.claim.write(f"src/programs/{name}", (PROGRAMS / name).read_text())
     # Until now the job has waited for this.
     kube.apply(
         config_map("ds", namespace, {"ds_config.json": CONFIG, ".deepspeed_env": "FROM_FILE=1\n"})
@@ -71,23 +69,6 @@ def test_a_command_comes_from_a_volume_with_its_environment(kube: Kube, namespac
     job = run.await_condition("Complete")
     assert job["status"]["progress"]["step"] == 5
     for rank in (0, 1):
-        log = (run.folder / "attempt-1" / "logs" / f"rank-{rank:05d}.log").read_text()
+        log = run.read(f"attempt-1/logs/rank-{rank:05d}.log")
+        assert log is not None
         assert log.splitlines()[0] == "1 2"
-
-
-def lay_down_code(run: Run) -> None:
-    """Put the program on the claim, where its pods shall find it."""
-    root = eventually(lambda: volume_of(run), "the claim is bound", within_s=30)
-    folder = root / "src" / "programs"
-    folder.mkdir(parents=True)
-    for name in ("train.sh", "tiny.py"):
-        (folder / name).write_text((PROGRAMS / name).read_text())
-        (folder / name).chmod(0o755)
-
-
-def volume_of(run: Run) -> Path | None:
-    claim = run.kube.get("pvc", "quickstart", run.namespace)
-    name = claim["spec"].get("volumeName")
-    if not name:
-        return None
-    return Path(run.kube.get("pv", name)["spec"]["hostPath"]["path"])

@@ -14,6 +14,7 @@ from devcluster import imagebuild
 from devcluster.steps import Shell
 from tools.images import TRAINER
 
+pytestmark = pytest.mark.usefixtures("own_ground")
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("/opt/trainer/bin/python", "-m", "pytest", "-c", "/src/tests/trainer/pytest.ini")
 LIMIT_S = 1800

@@ -1,23 +1,23 @@
 """The quickstart's job as tests need it: other arguments, a namespace of its own, storage read.
 
-The claim is a folder of this machine (the dev cluster's volumes are), so what ranks wrote can be
-read after their pods are gone.
+What ranks wrote is read by a pod that mounts their claim, as this works on every cluster.
 """
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import yaml
 
 from deepspeed_trainer.contract import STORAGE_MOUNT
+from tests.support.claim import Claim
 from tests.support.eventually import eventually
-from tests.support.installed import ROOT
 from tests.support.kube import Kube, Object, condition
+from tools import example
+from tools.target import Target
 
-MANIFEST = ROOT / "examples" / "quickstart" / "job.yaml"
 JOB = "deepspeedjobs.dsjob.dev"
 
 
@@ -44,20 +44,19 @@ class Run:
         assert condition(job, kind)["status"] == "True", yaml.safe_dump(job["status"])
         return job
 
-    @property
-    def folder(self) -> Path:
-        """The run's folder on the claim."""
-        claim = self.kube.get("pvc", self.name, self.namespace)
-        volume = self.kube.get("pv", claim["spec"]["volumeName"])
-        root = Path(volume["spec"]["hostPath"]["path"])
-        return root / str(self.job()["status"]["run"]["storagePath"])
+    @cached_property
+    def claim(self) -> Claim:
+        """What lies on the job's claim."""
+        return Claim(self.kube, self.namespace, self.name, self.job()["spec"]["image"])
+
+    def read(self, path: str) -> str | None:
+        """A file of the run, or None while there is none."""
+        return self.claim.read(f"{self.job()['status']['run']['storagePath']}/{path}")
 
     def events(self, attempt: int) -> list[dict[str, Any]]:
         """What the board noted in an attempt; empty before its first note."""
-        path = self.folder / f"attempt-{attempt}" / "events.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        text = self.read(f"attempt-{attempt}/events.jsonl") or ""
+        return [json.loads(line) for line in text.splitlines()]
 
     def kill_rank(self, rank: int, *, after_step: int, attempt: int = 1) -> str:
         """SIGKILL a rank's process as soon as rank 0 has printed a step; returns its pod.
@@ -101,9 +100,13 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
-def start(kube: Kube, namespace: str, *args: str, **spec: Any) -> Run:
-    """Apply the quickstart with these arguments of train.py and these fields of the spec."""
-    claim, job = yaml.safe_load_all(MANIFEST.read_text())
+def start(kube: Kube, namespace: str, *args: str, target: Target | None = None, **spec: Any) -> Run:
+    """Apply the quickstart with these arguments of train.py and these fields of the spec.
+
+    With a target it is fitted to that cluster; without, it is as in the file.
+    """
+    documents = example.read_documents()
+    claim, job = example.fit(documents, target) if target else documents
     job["spec"]["entrypoint"]["args"] = list(args)
     job["spec"].update(spec)
     for each in (claim, job):

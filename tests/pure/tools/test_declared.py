@@ -19,7 +19,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DECLARED = {*versions.NODE_PACKAGES, *versions.IMAGE_PACKAGES, *test_cold.GIVEN}
 EVERY_DEBIAN_HAS = {"apt", "dpkg", "dash", "coreutils", "util-linux", "mount"}
 BUILT_OR_FETCHED = {"kubectl", "helm", "go"}
-USED_WHERE_IT_IS = {"docker"}
+USED_WHERE_IT_IS = {"docker", "kind"}
 PACKAGE_OF = {
     "apt-get": "apt",
     "ctr": "containerd",

@@ -15,6 +15,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(ground.os, "geteuid", lambda: 0)
     monkeypatch.setattr(ground, "docker_answers", lambda: False)
     monkeypatch.setattr(ground, "PROBE", ("true",))
+    monkeypatch.delenv("CLUSTER", raising=False)
     ground.find_obstacle.cache_clear()
     yield monkeypatch
     ground.find_obstacle.cache_clear()
@@ -38,6 +39,26 @@ def test_what_is_missing_is_said_in_one_sentence(machine, name, value, said) -> 
     assert said in told
     assert told.endswith("and no Docker engine answers")
     assert "\n" not in told
+
+
+def test_an_engine_that_answers_is_pointed_to(machine) -> None:
+    machine.setattr(ground.os, "geteuid", lambda: 1000)
+    machine.setattr(ground, "docker_answers", lambda: True)
+    assert ground.find_obstacle().endswith("a Docker engine answers, which CLUSTER=kind would use")
+
+
+def test_an_existing_cluster_needs_nothing_of_this_machine(machine) -> None:
+    machine.setattr(ground.os, "geteuid", lambda: 1000)
+    machine.setenv("CLUSTER", "existing")
+    assert ground.find_obstacle() is None
+
+
+def test_a_demo_that_was_asked_for_another_cluster_is_not_played_here(machine, capsys) -> None:
+    machine.setenv("CLUSTER", "kind")
+    machine.setattr("sys.argv", ["demo"])
+    machine.setattr(localdemo, "perform", lambda _: 0)
+    assert demo.main() == 1
+    assert capsys.readouterr().err.startswith("demo: CLUSTER=kind needs a Docker engine")
 
 
 def test_a_docker_engine_that_does_not_answer_is_none(machine, tmp_path) -> None:

@@ -1,9 +1,20 @@
 """Set-up's arithmetic: what is up to date, what was slow, what a new machine's environment is."""
 
+from functools import partial
+
 import pytest
 
 from devcluster.steps import Outcome
 from tools import images, localdemo, setup, test_cold
+
+STEPS = (
+    images.all_steps,
+    images.bare_steps,
+    images.demo_steps,
+    images.setup_steps,
+    partial(images.push_steps, "host"),
+    localdemo.steps,
+)
 
 
 @pytest.fixture
@@ -50,7 +61,7 @@ def test_nothing_to_do_is_said_in_one_line() -> None:
     assert "\n" not in told
 
 
-@pytest.mark.parametrize("steps", [images.all_steps, images.bare_steps, localdemo.steps])
+@pytest.mark.parametrize("steps", STEPS)
 def test_every_step_of_setup_can_run(steps) -> None:
     names = [step.name for step in steps()]
     assert len(names) == len(set(names))
