@@ -122,6 +122,8 @@ def provide(steps: Sequence[Step]) -> None:
     Raises: StepFailed, which has been told by then.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("set-up: ended by a signal; run it again"))
+    if not steps:
+        return
     began = time.monotonic()
     outcomes = run_steps(steps, logs=cache_dir() / "logs")
     print(summary(outcomes, time.monotonic() - began), file=sys.stderr)
