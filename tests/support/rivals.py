@@ -61,7 +61,6 @@ def _submitter(spec: Mapping[str, Any]) -> Object:
     container = {
         "name": "ray-job-submitter",
         "image": head["image"],
-        "imagePullPolicy": head["imagePullPolicy"],
         "resources": {"requests": SUBMITTER_NEEDS, "limits": SUBMITTER_NEEDS},
     }
     return {"spec": {"restartPolicy": "Never", "containers": [container]}}

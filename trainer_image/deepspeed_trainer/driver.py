@@ -81,7 +81,8 @@ class BoardOfRun:
         self._id = contract.submission_id
         self.was_stopped = False
         self._board = open_board()
-        raytrain.preload()
+        if contract.entrypoint.kind is not EntrypointKind.DRIVER:  # which imports for itself
+            raytrain.preload()
         ray.get(self._board.open.remote(contract.to_json()))
         signal.signal(signal.SIGTERM, self._stop)
 
