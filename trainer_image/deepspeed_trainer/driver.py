@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from deepspeed_trainer import checkpoint, program, rankenv, raytrain
+from deepspeed_trainer import checkpoint, rankenv, raytrain
 from deepspeed_trainer.contract import (
     CONTRACT_ENV,
     EXIT_CONTRACT_INVALID,
@@ -28,6 +30,7 @@ from deepspeed_trainer.contract import (
     derive_exit_code,
     run_dir,
 )
+from deepspeed_trainer.program import Program
 from deepspeed_trainer.ranks import Verdict
 
 POLL_S: Final = 0.2
@@ -50,22 +53,49 @@ def main() -> int:
         sys.stderr.write(f"{CONTRACT_ENV}: {error}\n")
         return EXIT_CONTRACT_INVALID
     raytrain.set_ray_env()
+    try:
+        train = _prepare(contract)
+    except Exception as error:  # noqa: BLE001  told on the board, which is not there yet
+        train = _raising(error)
     board = BoardOfRun(contract)
     verdict = Verdict()
     try:
-        _refuse_wrong_head(contract)
-        resume = _prepare_storage(contract)
-        board.set_phase(RunPhase.WAITING_FOR_RANKS)
-        _wait_for_ranks(contract, board)
-        if contract.entrypoint.kind is EntrypointKind.DRIVER:
-            verdict = program.run_program(contract, resume, board)
-        else:
-            verdict = raytrain.train(contract, resume)
+        verdict = train(board)
     except AttemptFailed as error:
         board.fail(error.cause, str(error))
     except Exception as error:  # noqa: BLE001  told on the board, then by the exit code
         verdict = Verdict(error=f"{type(error).__name__}: {error}")
     return _report_end(board.conclude(verdict))
+
+
+def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
+    """Do what needs no Ray and start a driver program; returns what trains once there is a board."""
+    _refuse_wrong_head(contract)
+    resume = _prepare_storage(contract)
+    if contract.entrypoint.kind is EntrypointKind.DRIVER:
+        return partial(_run_program, contract, Program(contract, resume))
+    return partial(_run_ranks, contract, resume)
+
+
+def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
+    def fail(_: "BoardOfRun") -> Verdict:
+        raise error
+
+    return fail
+
+
+def _run_ranks(contract: RunContract, resume: str, board: "BoardOfRun") -> Verdict:
+    _wait_for_ranks(contract, board)
+    return raytrain.train(contract, resume)
+
+
+def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
+    try:
+        _wait_for_ranks(contract, board)
+    except AttemptFailed:
+        program.end()
+        raise
+    return program.run(board)
 
 
 class BoardOfRun:
@@ -102,11 +132,6 @@ class BoardOfRun:
         """Close the board and return what it says last."""
         answer = self._board.conclude.remote(self._id, verdict)
         return Progress.from_json(self._ray.get(answer))
-
-    @property
-    def ray_address(self) -> str:
-        """Where the Ray cluster is reached, for another driver of the same job."""
-        return str(self._ray.get_runtime_context().gcs_address)
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Supervisors see this at their next talk, stop their ranks and return."""
@@ -152,6 +177,7 @@ def _prepare_storage(contract: RunContract) -> str:
 def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
     import ray  # noqa: PLC0415  after set_ray_env
 
+    board.set_phase(RunPhase.WAITING_FOR_RANKS)
     deadline = time.monotonic() + contract.ranks_timeout_s
     wanted = contract.world_size
     while (found := int(ray.cluster_resources().get(RANK_RESOURCE, 0))) < wanted:

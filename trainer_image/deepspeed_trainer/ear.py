@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from deepspeed_trainer.wire import ANSWERED
+
 
 class HookEar:
     """Listens to the hooks in the child and below it: JSON lines over unix connections."""
@@ -45,7 +47,7 @@ class HookEar:
                 for line in lines:
                     fact = json.loads(line)
                     self._put(fact)
-                    if fact["kind"] == "saving":
+                    if fact["kind"] in ANSWERED:
                         connection.sendall(b"\n")
             except Exception as error:  # noqa: BLE001  the program goes on without its hook
                 self._put({"kind": "hook", "failure": f"supervisor: {error!r}"[:500]})

@@ -7,6 +7,7 @@ and its end turned into a verdict.  What its ranks did is on the board, as for e
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -33,53 +34,69 @@ class Line(Protocol):
     def note_override(self, sentence: str) -> None:
         """Show which setting gave way to the job's."""
 
-    @property
-    def ray_address(self) -> str:
-        """Where the Ray cluster is reached."""
 
+class Program:
+    """A driver program: it starts at once, and waits at its trainer until the job can follow it.
 
-def run_program(contract: RunContract, resume: str, line: Line) -> Verdict:
-    """Run the program to its end; `resume` is what get_checkpoint answers its ranks.
-
-    When the line was stopped the program is asked to end, and after the grace killed.
+    What it imports until then takes longer than all that the job's own driver has to do.
     """
-    folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
-    ear = HookEar(folder / "hook", lambda fact: _pass_on(fact, line))
-    env = {
-        **program_env(contract, line.ray_address, rankenv.write_config(contract, folder)),
-        RESUME_ENV: resume,
-        SOCKET_ENV: str(folder / "hook"),
-    }
-    entrypoint = contract.entrypoint
-    args = [rankenv.expand(arg, env) for arg in entrypoint.args]
-    log = rankenv.log_folder(contract)
-    oom_kills_before = count_oom_kills()
-    child = ChildProcess(
-        [*rankenv.python_command(entrypoint), *args], env, PREFIX, log / LOG_NAME if log else None
-    )
-    while (code := child.wait(POLL_S)) is None:
-        if line.was_stopped:
-            child.stop(contract.stop_grace_s)
-    ear.finish()
-    shutil.rmtree(folder, ignore_errors=True)
-    if code == EXIT_SUCCEEDED or child.was_stopped:
-        return Verdict()
-    oom_kills = count_oom_kills() - oom_kills_before
-    return Verdict(program=describe_program_end(code, child.tail, oom_kills))
+
+    def __init__(self, contract: RunContract, resume: str) -> None:
+        """Start it; `resume` is what get_checkpoint answers its ranks."""
+        self._contract = contract
+        self._line: Line | None = None
+        self._has_line = threading.Event()
+        self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
+        self._ear = HookEar(self._folder / "hook", self._pass_on)
+        env = {
+            **program_env(contract, rankenv.write_config(contract, self._folder)),
+            RESUME_ENV: resume,
+            SOCKET_ENV: str(self._folder / "hook"),
+        }
+        entrypoint, log = contract.entrypoint, rankenv.log_folder(contract)
+        args = [rankenv.expand(arg, env) for arg in entrypoint.args]
+        self._oom_kills_before = count_oom_kills()
+        command = [*rankenv.python_command(entrypoint), *args]
+        self._child = ChildProcess(command, env, PREFIX, log / LOG_NAME if log else None)
+
+    def run(self, line: Line) -> Verdict:
+        """Let it train and wait for its end.
+
+        When the line was stopped the program is asked to end, and after the grace killed.
+        """
+        self._line = line
+        self._has_line.set()
+        while (code := self._child.wait(POLL_S)) is None:
+            if line.was_stopped:
+                self._child.stop(self._contract.stop_grace_s)
+        self._ear.finish()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if code == EXIT_SUCCEEDED or self._child.was_stopped:
+            return Verdict()
+        oom_kills = count_oom_kills() - self._oom_kills_before
+        return Verdict(program=describe_program_end(code, self._child.tail, oom_kills))
+
+    def end(self) -> None:
+        """End a program whose attempt did not come about."""
+        self._child.stop(0)
+        while self._child.wait(POLL_S) is None:
+            self._child.stop(0)
+
+    def _pass_on(self, fact: Mapping[str, Any]) -> None:
+        self._has_line.wait()
+        if fact["kind"] == "override" and self._line is not None:
+            self._line.note_override(fact["sentence"])
 
 
-def _pass_on(fact: Mapping[str, Any], line: Line) -> None:
-    if fact["kind"] == "override":
-        line.note_override(fact["sentence"])
-
-
-def program_env(contract: RunContract, address: str, config_path: Path | None) -> dict[str, str]:
+def program_env(contract: RunContract, config_path: Path | None) -> dict[str, str]:
     """Return the whole environment of the program."""
     env = {
         **os.environ,
         **rankenv.job_env(contract, config_path),
         CONTRACT_ENV: contract.to_json(),
-        "RAY_ADDRESS": address,
+        "RAY_ADDRESS": os.environ.get(
+            "RAY_ADDRESS", "auto"
+        ),  # the job's cluster, never one of its own
         PROGRAM_ENV: "1",
         SUPERVISOR_ENV: str(os.getpid()),
     }

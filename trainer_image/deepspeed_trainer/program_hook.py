@@ -42,7 +42,7 @@ def install() -> None:
         print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log
         wire.report({"kind": "override", "sentence": sentence})
 
-    fitting = Fitting(contract, os.environ[RESUME_ENV], tell)
+    fitting = Fitting(contract, os.environ[RESUME_ENV], tell, lambda: wire.await_word("trainer"))
     # A patch that fails must end the program: it would train with other numbers than the job's.
     PatchOnImport(fitting.patches(), _raise).install()
 
@@ -50,10 +50,13 @@ def install() -> None:
 class Fitting:
     """What of a program's configuration becomes the job's."""
 
-    def __init__(self, contract: RunContract, resume: str, tell: Tell) -> None:
+    def __init__(
+        self, contract: RunContract, resume: str, tell: Tell, await_job: Callable[[], None]
+    ) -> None:
         self._contract = contract
         self._resume = resume
         self._tell = tell
+        self._await_job = await_job
         self._has_trainer = False
 
     def patches(self) -> Mapping[str, Patch]:
@@ -108,6 +111,7 @@ class Fitting:
                 " do the second part inside the train loop"
             )
         self._has_trainer = True
+        self._await_job()
         loop = given["train_loop_per_worker"]
         has_data = bool(given.get("datasets"))
         return {

@@ -20,13 +20,17 @@ RESUME_ENV: Final = "DSJOB_RESUME_FROM"
 DESCENDANTS_ENV: Final = "DSJOB_HOOK_DESCENDANTS"
 """Set for a command, which may start Python itself: hooks go into all that it starts."""
 
+ANSWERED: Final = frozenset({"saving", "trainer"})
+"""Kinds of facts that wait for an answer: a save until its files may be replaced, a driver program's
+trainer until the job is ready for it."""
+
 Report = Callable[[Mapping[str, Any]], None]
 
 
 class Wire:
     """Facts to the supervisor as JSON lines over a unix socket; the first fact is `hook`.
 
-    It connects when there is something to say.  `saving` waits for the supervisor's word;
+    It connects when there is something to say.  What is ANSWERED waits for the supervisor's word;
     everything else is sent and forgotten.  Once broken it stays broken, with one warning.
     """
 
@@ -46,6 +50,15 @@ class Wire:
         """Send a fact."""
         with self._lock:
             self._try(lambda: self._send(fact))
+
+    def await_word(self, kind: str) -> None:
+        """Send a fact of this kind and wait for the answer, however long that takes."""
+        with self._lock:
+            self._try(lambda: self._ask(kind))
+
+    def _ask(self, kind: str) -> None:
+        self._open().settimeout(None)
+        self._send({"kind": kind})
 
     def _try(self, act: Callable[[], object]) -> None:
         if self._is_broken:
@@ -67,5 +80,5 @@ class Wire:
 
     def _send(self, fact: Mapping[str, Any]) -> None:
         self._open().sendall(json.dumps(fact).encode() + b"\n")
-        if fact["kind"] == "saving" and not (self._answers and self._answers.readline()):
+        if fact["kind"] in ANSWERED and not (self._answers and self._answers.readline()):
             raise ConnectionError("the supervisor is gone")
