@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
-    """Do what needs no Ray and start a driver program; returns what trains once there is a board."""
+    """Do what needs no Ray, and start a driver program; returns what trains beside a board."""
     _refuse_wrong_head(contract)
     resume = _prepare_storage(contract)
     if contract.entrypoint.kind is EntrypointKind.DRIVER:

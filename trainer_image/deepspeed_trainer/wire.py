@@ -21,8 +21,8 @@ DESCENDANTS_ENV: Final = "DSJOB_HOOK_DESCENDANTS"
 """Set for a command, which may start Python itself: hooks go into all that it starts."""
 
 ANSWERED: Final = frozenset({"saving", "trainer"})
-"""Kinds of facts that wait for an answer: a save until its files may be replaced, a driver program's
-trainer until the job is ready for it."""
+"""Kinds of facts that wait for an answer: a save until its files may be replaced, the trainer of a
+driver program until the job is ready for it."""
 
 Report = Callable[[Mapping[str, Any]], None]
 
