@@ -296,9 +296,7 @@ def gather_crds(source: Path, folder: Path) -> None:
 
 def build_helm(shell: Shell) -> None:
     """Build helm, for those who install charts."""
-    with made_once(HELM.folder) as folder:
-        if folder is not None:
-            _go_build(shell, HELM, folder / "helm")
+    build_program(shell, HELM)
     _link("helm", HELM.folder / "helm")
 
 

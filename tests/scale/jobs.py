@@ -27,18 +27,19 @@ from typing import Any
 from kubernetes.client import CustomObjectsApi
 from kubernetes.config import new_client_from_config
 
-from devcluster import cluster as clusters
 from devcluster import fakenodes
 from devcluster.cluster import Cluster, Options
 from tests.support import cpu, figures, rivals
 from tests.support.audit import AuditLog
+from tests.support.cluster import fresh_cluster
 from tests.support.eventually import eventually
 from tests.support.installed import ROOT, USER, HostOperator, operator_on_host
+from tests.support.jobs import shared_home
 from tests.support.kube import Object, condition, kube_of
 from tests.support.sight import Sight
 from tools.install import install_chart
 
-NAME, NAMESPACE, CLAIM = "scale", "scale", "scale"
+NAME = NAMESPACE = CLAIM = "scale"
 IMAGE = "localhost/trainer:1"
 WORKERS, PODS_A_NODE = 3, 100
 ALONE, OURS, RAY_JOB = "RayCluster alone", "DeepSpeedJob", f"RayJob {rivals.HTTP}"
@@ -135,16 +136,7 @@ class Stage:
     def prepare(self) -> None:
         """The namespace and the claim; and fake nodes take any pod, for there are no others."""
         self.kube.run("taint", "nodes", "--all", f"{fakenodes.KEY}:NoSchedule-")
-        spec = {
-            "accessModes": ["ReadWriteMany"],
-            "storageClassName": "shared",
-            "resources": {"requests": {"storage": "1Gi"}},
-        }
-        where = {"name": CLAIM, "namespace": NAMESPACE}
-        self.kube.apply(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
-            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": where, "spec": spec},
-        )
+        self.kube.apply(*shared_home(NAMESPACE))
 
     def create(self, system: str, sample: Mapping[str, Any]) -> None:
         """Create all objects of a system, some at once."""
@@ -288,13 +280,10 @@ def main() -> int:
     count = parser.parse_args().jobs
     # One node more than the pods fill, and no fewer than the workers of a job, which keep apart.
     nodes = max(-(-count * (WORKERS + 1) // PODS_A_NODE), WORKERS) + 1
-    cluster = clusters.up(NAME, Options(nodes=0, fake_nodes=nodes))
-    try:
+    with fresh_cluster(NAME, Options(nodes=0, fake_nodes=nodes)) as cluster:
         install_chart(cluster, {"trainerImage": IMAGE})
         with heads(), tempfile.TemporaryDirectory() as folder:
             systems = measure(cluster, count, Path(folder))
-    finally:
-        clusters.down(NAME)
     file = figures.publish("jobs", {"what": summary, "jobs": count, "systems": systems})
     print(json.dumps(systems, indent=2))
     print(f"written to {file.relative_to(ROOT)}")

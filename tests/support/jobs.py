@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devcluster.cluster import Cluster
+from devcluster.manifests import STORAGE_CLASS
 from tests.support.eventually import eventually
 from tests.support.kube import Kube, condition, kube_of
 
@@ -31,6 +32,20 @@ def small_job(namespace: str, name: str, **spec: Any) -> Object:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {**small, **spec},
     }
+
+
+def shared_home(name: str) -> tuple[Object, Object]:
+    """A namespace, and in it a claim of the same name that all nodes of a dev cluster share."""
+    spec = {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": STORAGE_CLASS,
+        "resources": {"requests": {"storage": "1Gi"}},
+    }
+    where = {"name": name, "namespace": name}
+    return (
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": where, "spec": spec},
+    )
 
 
 @contextmanager
