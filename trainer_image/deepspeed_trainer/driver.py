@@ -92,7 +92,7 @@ def _run_ranks(contract: RunContract, resume: str, board: "BoardOfRun") -> Verdi
 def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
     try:
         _wait_for_ranks(contract, board)
-    except AttemptFailed:
+    except BaseException:
         program.end()
         raise
     return program.run(board)

@@ -81,6 +81,7 @@ class Program:
         self._child.stop(0)
         while self._child.wait(POLL_S) is None:
             self._child.stop(0)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _pass_on(self, fact: Mapping[str, Any]) -> None:
         self._has_line.wait()
@@ -94,9 +95,8 @@ def program_env(contract: RunContract, config_path: Path | None) -> dict[str, st
         **os.environ,
         **rankenv.job_env(contract, config_path),
         CONTRACT_ENV: contract.to_json(),
-        "RAY_ADDRESS": os.environ.get(
-            "RAY_ADDRESS", "auto"
-        ),  # the job's cluster, never one of its own
+        # The job's cluster, never one that the program would start for itself.
+        "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "auto"),
         PROGRAM_ENV: "1",
         SUPERVISOR_ENV: str(os.getpid()),
     }
