@@ -19,12 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kubernetes.client import CustomObjectsApi
+from kubernetes.client.exceptions import ServiceException
 from kubernetes.config import new_client_from_config
 
 from devcluster import fakenodes
@@ -155,9 +156,17 @@ class Stage:
     def clear(self, sight: Sight, system: str, clusters_seen: Roll) -> None:
         """Delete all objects of a system, and wait until their clusters and pods are gone."""
         group, _, version = RESOURCES[system][0].partition("/")
-        self._api.delete_collection_namespaced_custom_object(
-            group, version, NAMESPACE, RESOURCES[system][1], propagation_policy="Background"
-        )
+        kind = (group, version, NAMESPACE, RESOURCES[system][1])
+
+        def deleted() -> bool:
+            # A thousand take longer than the API server gives one request; it goes on meanwhile.
+            with suppress(ServiceException):
+                self._api.delete_collection_namespaced_custom_object(
+                    *kind, propagation_policy="Background"
+                )
+            return not self._api.list_namespaced_custom_object(*kind, limit=1)["items"]
+
+        self.await_fact(sight, deleted, f"no {system} is left")
         self.await_fact(sight, lambda: not clusters_seen.there, "no RayCluster is left")
         self.await_fact(sight, lambda: not self.kube.list("pods", NAMESPACE), "no pod is left", 5.0)
 
