@@ -5,8 +5,8 @@ Called by our sitecustomize before the program's first line.
 
 import os
 
-from deepspeed_trainer.patching import PatchOnImport
-from deepspeed_trainer.wire import (
+from deepspeed_trainer.hooks.patching import PatchOnImport
+from deepspeed_trainer.hooks.wire import (
     DESCENDANTS_ENV,
     PROGRAM_ENV,
     SOCKET_ENV,
@@ -26,15 +26,15 @@ def install() -> None:
     if path is None or not (is_child or goes_down):
         return
     if PROGRAM_ENV in os.environ:
-        from deepspeed_trainer import program_hook  # noqa: PLC0415  not in every process
+        from deepspeed_trainer.driver import fitting  # noqa: PLC0415  not in every process
 
-        program_hook.install()
+        fitting.install()
     else:
         _install_in_rank(path, goes_down=goes_down)
 
 
 def _install_in_rank(path: str, *, goes_down: bool) -> None:
-    from deepspeed_trainer.engine_hook import EngineWatch  # noqa: PLC0415  not in every process
+    from deepspeed_trainer.hooks.engine import EngineWatch  # noqa: PLC0415  not in every process
 
     wire = Wire(path)
     watch = EngineWatch(int(os.environ["RANK"]), wire.report)

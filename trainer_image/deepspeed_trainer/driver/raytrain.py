@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from deepspeed_trainer import rankenv
+from deepspeed_trainer.board.ranks import Verdict
 from deepspeed_trainer.contract import (
     RANK_RESOURCE,
     EntrypointKind,
     RunContract,
     attempt_dir,
 )
-from deepspeed_trainer.ranks import Verdict
+from deepspeed_trainer.rank import rankenv
 
 RAY_ENV: Final = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -81,7 +81,7 @@ def build_trainer(contract: RunContract, resume: str) -> Any:
     """Return the TorchTrainer of an attempt."""
     from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415
 
-    from deepspeed_trainer.leantrainer import LeanTrainer  # noqa: PLC0415
+    from deepspeed_trainer.driver.leantrainer import LeanTrainer  # noqa: PLC0415
 
     is_function = contract.entrypoint.kind is EntrypointKind.FUNCTION
     loop = _own_loop(contract) if is_function else _child_loop(contract)
@@ -116,8 +116,8 @@ def no_restarts() -> Any:
 
 def _child_loop(contract: RunContract) -> _Loop:
     """A supervisor in each worker; the rank's process gets its environment from there."""
-    from deepspeed_trainer.nogroup import NoGroupConfig  # noqa: PLC0415
-    from deepspeed_trainer.worker import supervise  # noqa: PLC0415
+    from deepspeed_trainer.driver.nogroup import NoGroupConfig  # noqa: PLC0415
+    from deepspeed_trainer.rank.worker import supervise  # noqa: PLC0415
 
     return _Loop(supervise, NoGroupConfig(contract.backend), [], {})
 
@@ -126,8 +126,8 @@ def _own_loop(contract: RunContract) -> _Loop:
     """The user's function in each worker; Ray makes the process group."""
     from ray.train.torch import TorchConfig  # noqa: PLC0415
 
-    from deepspeed_trainer.function import run_function  # noqa: PLC0415
-    from deepspeed_trainer.reports import BoardReports  # noqa: PLC0415
+    from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
+    from deepspeed_trainer.rank.function import run_function  # noqa: PLC0415
 
     callbacks = [BoardReports(contract.submission_id)]
     env = rankenv.job_env(contract, None)

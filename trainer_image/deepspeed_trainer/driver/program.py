@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from deepspeed_trainer import rankenv
-from deepspeed_trainer.child import ChildProcess
+from deepspeed_trainer.board.failures import describe_program_end
+from deepspeed_trainer.board.ranks import Verdict
 from deepspeed_trainer.contract import CONTRACT_ENV, EXIT_SUCCEEDED, RunContract
-from deepspeed_trainer.ear import HookEar
-from deepspeed_trainer.failures import describe_program_end
-from deepspeed_trainer.kernel import count_oom_kills
-from deepspeed_trainer.ranks import Verdict
-from deepspeed_trainer.wire import PROGRAM_ENV, RESUME_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.hooks.wire import PROGRAM_ENV, RESUME_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.child import ChildProcess
+from deepspeed_trainer.rank.ear import HookEar
+from deepspeed_trainer.rank.kernel import count_oom_kills
 
 POLL_S: Final = 0.2
 LOG_NAME: Final = "driver.log"

@@ -2,7 +2,9 @@
 
 import pytest
 
-from deepspeed_trainer.attempt import SETTLE_S, Attempt
+from deepspeed_trainer.board.attempt import SETTLE_S, Attempt
+from deepspeed_trainer.board.ranks import Verdict
+from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.contract import (
     Cause,
     Entrypoint,
@@ -11,8 +13,6 @@ from deepspeed_trainer.contract import (
     Progress,
     RunPhase,
 )
-from deepspeed_trainer.ranks import Verdict
-from deepspeed_trainer.saves import Save
 from tests.pure.deepspeed_trainer.makers import a_contract, a_running_attempt, ended, hello
 
 LATER = SETTLE_S + 1.0

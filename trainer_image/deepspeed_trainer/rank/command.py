@@ -1,4 +1,4 @@
-"""`python -m deepspeed_trainer.command WORD…` becomes a command that need not be Python.
+"""`python -m deepspeed_trainer.rank.command WORD…` becomes a command that need not be Python.
 
 It starts as Python, so that our sitecustomize ties it to its supervisor (see `tether`) before its
 first line; the tie outlives the change into the command.

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deepspeed_trainer.facts import FactBuffer
+from deepspeed_trainer.rank.facts import FactBuffer
 
 
 def a_buffer(storage: Path | None, given_up: list[str] | None = None) -> FactBuffer:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import Entrypoint, EntrypointKind
+from deepspeed_trainer.rank import rankenv
 from tests.pure.deepspeed_trainer.makers import a_contract
 
 ENV = {"LOCAL_RANK": "1", "DSJOB_DEEPSPEED_CONFIG": "/run/ds.json", "OUT": "/data"}
@@ -37,7 +37,7 @@ def test_local_rank_can_be_left_out() -> None:
 def test_a_command_gets_nothing_beyond_its_own_words() -> None:
     called = command_of(EntrypointKind.COMMAND, "./train.sh", "-v")
     assert called[-2:] == ["./train.sh", "-v"]
-    assert "deepspeed_trainer.command" in called
+    assert "deepspeed_trainer.rank.command" in called
 
 
 def test_no_configuration_is_passed_where_the_job_has_none() -> None:

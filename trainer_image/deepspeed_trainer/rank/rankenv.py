@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.board.ranks import Launch
 from deepspeed_trainer.contract import (
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
@@ -24,9 +25,8 @@ from deepspeed_trainer.contract import (
     attempt_dir,
     checkpoint_dir,
 )
-from deepspeed_trainer.ranks import Launch
 
-RANK_SITE: Final = str(Path(__file__).parent / "rank_site")
+RANK_SITE: Final = str(Path(__file__).parents[1] / "rank_site")
 """Holds the sitecustomize of a rank's process, and of a driver program's."""
 
 _REFERENCE: Final = re.compile(r"\${1,2}\(([A-Za-z_][A-Za-z0-9_]*)\)")
@@ -72,7 +72,7 @@ def rank_command(contract: RunContract, env: Mapping[str, str]) -> list[str]:
     entrypoint = contract.entrypoint
     args = [expand(arg, env) for arg in entrypoint.args]
     if entrypoint.kind is EntrypointKind.COMMAND:
-        tied = [sys.executable, "-m", "deepspeed_trainer.command"]
+        tied = [sys.executable, "-m", "deepspeed_trainer.rank.command"]
         return [*tied, expand(entrypoint.target, env), *args]
     if entrypoint.local_rank_arg:
         args.insert(0, f"--local_rank={env['LOCAL_RANK']}")

@@ -19,14 +19,14 @@ from typing import Any
 import ray.train
 import torch.distributed
 
-from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
-from deepspeed_trainer.engine_hook import EngineWatch
-from deepspeed_trainer.facts import FactBuffer
-from deepspeed_trainer.kernel import count_oom_kills
-from deepspeed_trainer.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
-from deepspeed_trainer.patching import PatchOnImport
-from deepspeed_trainer.reports import answer_for
+from deepspeed_trainer.hooks.engine import EngineWatch
+from deepspeed_trainer.hooks.patching import PatchOnImport
+from deepspeed_trainer.hooks.reports import answer_for
+from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.facts import FactBuffer
+from deepspeed_trainer.rank.kernel import count_oom_kills
+from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
 
 
 def run_function(config: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepspeed_trainer.wire import ANSWERED
+from deepspeed_trainer.hooks.wire import ANSWERED
 
 
 class HookEar:

@@ -6,8 +6,8 @@ Pure.  When they may start and must stop is decided in `attempt`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from deepspeed_trainer.board.failures import RankEnd, name_ranks
 from deepspeed_trainer.contract import RunContract
-from deepspeed_trainer.failures import RankEnd, name_ranks
 from deepspeed_trainer.progress import Cause, Failure
 
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
-from deepspeed_trainer import rankenv
 from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RunContract
-from deepspeed_trainer.patching import Patch, PatchOnImport
-from deepspeed_trainer.wire import RESUME_ENV, SOCKET_ENV, Wire
+from deepspeed_trainer.hooks.patching import Patch, PatchOnImport
+from deepspeed_trainer.hooks.wire import RESUME_ENV, SOCKET_ENV, Wire
+from deepspeed_trainer.rank import rankenv
 
 CONFIG_MODULE: Final = "ray.train.v2.api.config"
 TRAINER_MODULE: Final = "ray.train.v2.torch.torch_trainer"
@@ -71,8 +71,8 @@ class Fitting:
 
     def fit_run_config(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of RunConfig: open ones filled in, restarts left to the operator."""
-        from deepspeed_trainer.raytrain import no_restarts, ray_folder  # noqa: PLC0415
-        from deepspeed_trainer.reports import BoardReports  # noqa: PLC0415
+        from deepspeed_trainer.driver.raytrain import no_restarts, ray_folder  # noqa: PLC0415
+        from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
 
         contract = self._contract
         name = given.get("name")
@@ -103,7 +103,7 @@ class Fitting:
             WrongSize: the program insists on other numbers than the job's.
             SecondTrainer: there was one already.
         """
-        from deepspeed_trainer.function import run_train_loop  # noqa: PLC0415
+        from deepspeed_trainer.rank.function import run_train_loop  # noqa: PLC0415
 
         if self._has_trainer:
             raise SecondTrainer(

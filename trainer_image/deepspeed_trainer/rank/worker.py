@@ -15,13 +15,15 @@ from typing import Any
 
 import ray.train
 
-from deepspeed_trainer import rankenv
-from deepspeed_trainer.child import ChildProcess
+from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import EntrypointKind, RunContract
-from deepspeed_trainer.ear import HookEar
-from deepspeed_trainer.facts import FactBuffer
-from deepspeed_trainer.kernel import count_oom_kills
-from deepspeed_trainer.link import (
+from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.child import ChildProcess
+from deepspeed_trainer.rank.ear import HookEar
+from deepspeed_trainer.rank.facts import FactBuffer
+from deepspeed_trainer.rank.kernel import count_oom_kills
+from deepspeed_trainer.rank.link import (
     TICK_S,
     WAIT_TICK_S,
     BoardLink,
@@ -29,8 +31,6 @@ from deepspeed_trainer.link import (
     pause_s,
     reserve_port,
 )
-from deepspeed_trainer.ranks import Launch, Orders
-from deepspeed_trainer.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 
 
 def supervise(config: Mapping[str, Any]) -> None:

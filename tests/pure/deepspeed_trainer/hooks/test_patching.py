@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer.patching import PatchOnImport
+from deepspeed_trainer.hooks.patching import PatchOnImport
 
 
 @pytest.fixture

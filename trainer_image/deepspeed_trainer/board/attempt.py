@@ -9,8 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from deepspeed_trainer.board.failures import (
+    RankEnd,
+    find_early_exit,
+    find_first_failure,
+    name_ranks,
+)
+from deepspeed_trainer.board.ranks import (
+    Launch,
+    Orders,
+    RankState,
+    Verdict,
+    describe_launch,
+    find_misplacement,
+)
+from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.contract import EntrypointKind, RunContract
-from deepspeed_trainer.failures import RankEnd, find_early_exit, find_first_failure, name_ranks
 from deepspeed_trainer.progress import (
     MAX_LINE_CHARS,
     MAX_METRICS,
@@ -23,15 +37,6 @@ from deepspeed_trainer.progress import (
     RunPhase,
     SavedCheckpoint,
 )
-from deepspeed_trainer.ranks import (
-    Launch,
-    Orders,
-    RankState,
-    Verdict,
-    describe_launch,
-    find_misplacement,
-)
-from deepspeed_trainer.saves import OpenSaves, Save
 
 SETTLE_S: Final = 3.0
 """How long the others may end by themselves after a rank failed: their last words help."""

@@ -2,14 +2,14 @@
 
 import pytest
 
-from deepspeed_trainer.contract import Cause
-from deepspeed_trainer.failures import (
+from deepspeed_trainer.board.failures import (
     RankEnd,
     describe_program_end,
     find_first_failure,
     last_exception,
     name_ranks,
 )
+from deepspeed_trainer.contract import Cause
 from tests.pure.deepspeed_trainer.makers import an_end
 
 

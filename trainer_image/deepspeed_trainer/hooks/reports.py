@@ -18,9 +18,9 @@ from ray.train.v2._internal.execution import train_fn_utils
 from ray.train.v2._internal.execution.context import get_train_context
 from typing_extensions import override
 
-from deepspeed_trainer.board import find_board
-from deepspeed_trainer.meter import format_decimal
-from deepspeed_trainer.wire import Report
+from deepspeed_trainer.board.actor import find_board
+from deepspeed_trainer.hooks.meter import format_decimal
+from deepspeed_trainer.hooks.wire import Report
 
 Upload = Callable[[Any, str], Any]
 

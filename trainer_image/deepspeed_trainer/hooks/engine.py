@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from deepspeed_trainer import checkpoint
 from deepspeed_trainer.checkpoint import LATEST_FILE, CheckpointCorrupt
+from deepspeed_trainer.hooks.meter import Meter, format_decimal
+from deepspeed_trainer.hooks.patching import Patch
+from deepspeed_trainer.hooks.wire import Report
 from deepspeed_trainer.manifest import Manifest
-from deepspeed_trainer.meter import Meter, format_decimal
-from deepspeed_trainer.patching import Patch
 from deepspeed_trainer.progress import Cause
-from deepspeed_trainer.wire import Report
 
 LOSS_INTERVAL_S: Final = 0.5
 """Reading a loss from a device waits for the device, so it is done this often at most."""

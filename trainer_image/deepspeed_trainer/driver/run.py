@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from deepspeed_trainer import checkpoint, rankenv, raytrain
+from deepspeed_trainer import checkpoint
+from deepspeed_trainer.board.ranks import Verdict
 from deepspeed_trainer.contract import (
     CONTRACT_ENV,
     EXIT_CONTRACT_INVALID,
@@ -30,8 +31,9 @@ from deepspeed_trainer.contract import (
     derive_exit_code,
     run_dir,
 )
-from deepspeed_trainer.program import Program
-from deepspeed_trainer.ranks import Verdict
+from deepspeed_trainer.driver import raytrain
+from deepspeed_trainer.driver.program import Program
+from deepspeed_trainer.rank import rankenv
 
 POLL_S: Final = 0.2
 STOPPED: Final = "the driver was asked to stop"
@@ -104,7 +106,7 @@ class BoardOfRun:
     def __init__(self, contract: RunContract) -> None:
         import ray  # noqa: PLC0415  after set_ray_env
 
-        from deepspeed_trainer.board import open_board  # noqa: PLC0415
+        from deepspeed_trainer.board.actor import open_board  # noqa: PLC0415
 
         ray.init(address="auto")
         self._ray = ray
@@ -203,7 +205,3 @@ def _report_end(progress: Progress) -> int:
 
 def _say(sentence: str) -> None:
     print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log
-
-
-if __name__ == "__main__":
-    sys.exit(main())

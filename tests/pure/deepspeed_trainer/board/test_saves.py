@@ -1,7 +1,7 @@
 """A save is committed when all ranks described their files, and never when it was overwritten."""
 
+from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.manifest import ManifestFile
-from deepspeed_trainer.saves import OpenSaves, Save
 
 FILE = (ManifestFile("a", 1, "0" * 64, 0),)
 

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from deepspeed_trainer.endpoint import MAX_CALLERS, ProgressServer
+from deepspeed_trainer.board.endpoint import MAX_CALLERS, ProgressServer
 
 TOKEN = "a-token"
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from deepspeed_trainer.meter import WINDOW, Meter, format_decimal
+from deepspeed_trainer.hooks.meter import WINDOW, Meter, format_decimal
 from deepspeed_trainer.progress import DECIMAL
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import ray
 
-from deepspeed_trainer.board import find_board
+from deepspeed_trainer.board.actor import find_board
+from deepspeed_trainer.board.ranks import Orders
 from deepspeed_trainer.contract import POD_NAME_ENV, POD_UID_ENV
-from deepspeed_trainer.facts import Fact
-from deepspeed_trainer.ranks import Orders
+from deepspeed_trainer.rank.facts import Fact
 
 BOARD_TIMEOUT_S: Final = 60.0
 CALLS_PER_S: Final = 256

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from typing_extensions import override
 
-from deepspeed_trainer.wire import Report
+from deepspeed_trainer.hooks.wire import Report
 
 Patch = Callable[[ModuleType], None]
 

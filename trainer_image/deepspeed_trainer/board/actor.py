@@ -15,7 +15,10 @@ from typing import Any, Final
 import ray
 
 from deepspeed_trainer import checkpoint
-from deepspeed_trainer.attempt import Attempt
+from deepspeed_trainer.board.attempt import Attempt
+from deepspeed_trainer.board.endpoint import ProgressServer
+from deepspeed_trainer.board.ranks import Orders, Verdict
+from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.contract import (
     BOARD_ACTOR,
     BOARD_NAMESPACE,
@@ -29,9 +32,6 @@ from deepspeed_trainer.contract import (
     RunPhase,
     attempt_dir,
 )
-from deepspeed_trainer.endpoint import ProgressServer
-from deepspeed_trainer.ranks import Orders, Verdict
-from deepspeed_trainer.saves import Save
 
 MAX_BOARDS: Final = 32
 TOKEN_ENV: Final = "RAY_AUTH_TOKEN"  # noqa: S105  the name of a variable
