@@ -105,7 +105,11 @@ class Attempt:
         )
         if self._is_complete:
             self.phase = RunPhase.RUNNING
-            self._launches = {rank: describe_launch(self._ranks, rank) for rank in self._ranks}
+            per_node = self.contract.entrypoint.per == "Node"
+            self._launches = {
+                rank: describe_launch(self._ranks, rank, names_hosts=per_node)
+                for rank in self._ranks
+            }
             misplaced = find_misplacement(self.contract, self._ranks)
             if misplaced is not None:
                 self.fail(misplaced)

@@ -21,6 +21,10 @@ class Launch:
     nodes: int
     master_addr: str
     master_port: int
+    neighbours: tuple[int, ...] = ()
+    """The ranks of this node by local rank."""
+    hosts: tuple[str, ...] = ()
+    """The pods by node rank, where a launcher will ask for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,12 @@ def find_misplacement(contract: RunContract, ranks: Mapping[int, RankState]) -> 
     return Failure(Cause.PLACEMENT, message[:2048])
 
 
-def describe_launch(ranks: Mapping[int, RankState], rank: int) -> Launch:
+def describe_launch(
+    ranks: Mapping[int, RankState], rank: int, *, names_hosts: bool = False
+) -> Launch:
     """Return what a rank needs to know about the others."""
-    pods = list(dict.fromkeys(ranks[r].pod_uid for r in sorted(ranks)))
+    names = {ranks[r].pod_uid: ranks[r].pod for r in sorted(ranks)}
+    pods = list(names)
     own = ranks[rank].pod_uid
     neighbours = [r for r in sorted(ranks) if ranks[r].pod_uid == own]
     return Launch(
@@ -91,4 +98,6 @@ def describe_launch(ranks: Mapping[int, RankState], rank: int) -> Launch:
         nodes=len(pods),
         master_addr=ranks[0].address,
         master_port=ranks[0].port,
+        neighbours=tuple(neighbours),
+        hosts=tuple(names.values()) if names_hosts else (),
     )

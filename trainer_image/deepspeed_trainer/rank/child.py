@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -31,7 +31,13 @@ class ChildProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], prefix: str, log_path: Path | None
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        prefix: str,
+        log_path: Path | None,
+        *,
+        cores: Collection[int] = (),
     ) -> None:
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
         self.was_stopped = False
@@ -45,6 +51,8 @@ class ChildProcess:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)
         self._pump = threading.Thread(target=self._pass_output_on, args=(log_path,), daemon=True)
         self._pump.start()
 

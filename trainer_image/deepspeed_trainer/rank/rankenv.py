@@ -29,6 +29,11 @@ from deepspeed_trainer.contract import (
 RANK_SITE: Final = str(Path(__file__).parents[1] / "rank_site")
 """Holds the sitecustomize of a rank's process, and of a driver program's."""
 
+LAUNCHERS_PATH: Final = str(Path(__file__).parents[1] / "launchers_path")
+"""Holds a program by the name of each launcher, to be found before the real ones."""
+TIED_COMMAND: Final = (sys.executable, "-m", "deepspeed_trainer.rank.command")
+"""Words before a command that need not be Python: they tie it to its supervisor."""
+
 _REFERENCE: Final = re.compile(r"\${1,2}\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
@@ -72,13 +77,24 @@ def rank_command(contract: RunContract, env: Mapping[str, str]) -> list[str]:
     entrypoint = contract.entrypoint
     args = [expand(arg, env) for arg in entrypoint.args]
     if entrypoint.kind is EntrypointKind.COMMAND:
-        tied = [sys.executable, "-m", "deepspeed_trainer.rank.command"]
-        return [*tied, expand(entrypoint.target, env), *args]
+        return [*TIED_COMMAND, expand(entrypoint.target, env), *args]
     if entrypoint.local_rank_arg:
         args.insert(0, f"--local_rank={env['LOCAL_RANK']}")
     if DEEPSPEED_CONFIG_ENV in env:
         args += ["--deepspeed_config", env[DEEPSPEED_CONFIG_ENV]]
     return [*python_command(entrypoint), *args]
+
+
+def node_env(launch: Launch, world_size: int) -> dict[str, str]:
+    """Return what a command per node may pass on to the launcher that it calls."""
+    return {
+        "NNODES": str(launch.nodes),
+        "NODE_RANK": str(launch.node_rank),
+        "NPROC_PER_NODE": str(launch.local_world_size),
+        "NUM_PROCESSES": str(world_size),
+        "MASTER_ADDR": launch.master_addr,
+        "MASTER_PORT": str(launch.master_port),
+    }
 
 
 def python_command(entrypoint: Entrypoint) -> list[str]:
@@ -101,9 +117,9 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(replace, text)
 
 
-def prepend_path(env: Mapping[str, str], folder: str) -> str:
-    """Return PYTHONPATH with a folder first."""
-    given = env.get("PYTHONPATH")
+def prepend_path(env: Mapping[str, str], folder: str, name: str = "PYTHONPATH") -> str:
+    """Return PYTHONPATH, or another list of folders, with a folder first."""
+    given = env.get(name)
     return f"{folder}{os.pathsep}{given}" if given else folder
 
 
@@ -118,6 +134,12 @@ def log_path(contract: RunContract, rank: int) -> Path | None:
     """Return the rank's log file, or None without storage."""
     folder = log_folder(contract)
     return folder / f"rank-{rank:05d}.log" if folder else None
+
+
+def node_log_path(contract: RunContract, node_rank: int) -> Path | None:
+    """Return the log file of a command per node, or None without storage."""
+    folder = log_folder(contract)
+    return folder / f"node-{node_rank:05d}.log" if folder else None
 
 
 def log_folder(contract: RunContract) -> Path | None:

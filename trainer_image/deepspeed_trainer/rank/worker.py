@@ -9,13 +9,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 import ray.train
 
-from deepspeed_trainer.board.ranks import Launch, Orders
+from deepspeed_trainer.board.ranks import Launch
 from deepspeed_trainer.contract import EntrypointKind, RunContract
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
@@ -31,6 +32,7 @@ from deepspeed_trainer.rank.link import (
     pause_s,
     reserve_port,
 )
+from deepspeed_trainer.rank.node import NodeFolder, RankEnding
 
 
 def supervise(config: Mapping[str, Any]) -> None:
@@ -66,14 +68,10 @@ class Supervisor:
             orders = self._link.sync([])
         if orders.launch is None:
             return
-        child = self._start(orders.launch)
         oom_kills_before = count_oom_kills()
-        code = self._follow(child)
         end = {
-            "exit_code": code,
-            "stopped": child.was_stopped,
+            **asdict(self._run(orders.launch)),
             "oom_kills": count_oom_kills() - oom_kills_before,
-            "tail": tuple(child.tail),
         }
         self._ear.finish()
         orders = self._link.sync([*self._facts.drain(), {"kind": "end", "end": end}])
@@ -88,28 +86,48 @@ class Supervisor:
         self._port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, launch: Launch) -> ChildProcess:
-        contract = self._contract
-        config_path = rankenv.write_config(contract, self._folder)
+    def _run(self, launch: Launch) -> RankEnding:
+        """Run what this rank runs, to its end."""
+        rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
+        if self._contract.entrypoint.per == "Node":
+            return self._run_on_node(NodeFolder(self._contract, launch), launch)
         env = {
-            **os.environ,
-            **rankenv.job_env(contract, config_path),
-            **rankenv.rank_env(self._rank, contract.world_size, launch),
+            **self._job_env(),
+            **rankenv.rank_env(self._rank, self._contract.world_size, launch),
             SOCKET_ENV: str(self._folder / "hook"),
             SUPERVISOR_ENV: str(os.getpid()),
         }
-        if contract.entrypoint.kind is EntrypointKind.COMMAND:
+        if self._contract.entrypoint.kind is EntrypointKind.COMMAND:
             env[DESCENDANTS_ENV] = "1"
-        env["PYTHONPATH"] = rankenv.prepend_path(env, rankenv.RANK_SITE)
-        rankenv.program_checkpoint_dir(contract).mkdir(parents=True, exist_ok=True)
-        command = rankenv.rank_command(contract, env)
-        log = rankenv.log_path(contract, self._rank)
-        return ChildProcess(command, env, f"[rank {self._rank}] ", log)
+            env["PATH"] = rankenv.prepend_path(env, rankenv.LAUNCHERS_PATH, "PATH")
+        command = rankenv.rank_command(self._contract, env)
+        return self._follow(
+            ChildProcess(
+                command, env, f"[rank {self._rank}] ", rankenv.log_path(self._contract, self._rank)
+            )
+        )
 
-    def _follow(self, child: ChildProcess) -> int:
-        orders = Orders()
+    def _run_on_node(self, node: NodeFolder, launch: Launch) -> RankEnding:
+        """Run the node's command as its first rank, or wait for its end as another."""
+        node.show_socket(self._folder / "hook")
+        if launch.local_rank == 0:
+            node.await_neighbours()
+            command, env = node.command(self._job_env())
+            log = rankenv.node_log_path(self._contract, launch.node_rank)
+            child = ChildProcess(command, env, f"[node {launch.node_rank}] ", log)
+            return node.conclude(self._follow(child))
+        while (ending := node.read_ending()) is None:
+            sleep(self._tick_s)
+            self._link.sync(self._facts.drain())
+        return ending
+
+    def _job_env(self) -> dict[str, str]:
+        config_path = rankenv.write_config(self._contract, self._folder)
+        env = {**os.environ, **rankenv.job_env(self._contract, config_path)}
+        return {**env, "PYTHONPATH": rankenv.prepend_path(env, rankenv.RANK_SITE)}
+
+    def _follow(self, child: ChildProcess) -> RankEnding:
         while (code := child.wait(self._tick_s)) is None:
-            orders = self._link.sync(self._facts.drain())
-            if orders.must_stop:
+            if self._link.sync(self._facts.drain()).must_stop:
                 child.stop(self._contract.stop_grace_s)
-        return code
+        return RankEnding(code, child.was_stopped, tuple(child.tail))
