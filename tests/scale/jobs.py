@@ -152,19 +152,22 @@ class Stage:
             for _ in pool.map(create_one, range(self.count)):
                 pass
 
-    def clear(self, system: str, clusters_seen: Roll) -> None:
+    def clear(self, sight: Sight, system: str, clusters_seen: Roll) -> None:
         """Delete all objects of a system, and wait until their clusters and pods are gone."""
         group, _, version = RESOURCES[system][0].partition("/")
         self._api.delete_collection_namespaced_custom_object(
             group, version, NAMESPACE, RESOURCES[system][1], propagation_policy="Background"
         )
-        self.await_fact(lambda: not clusters_seen.there, "no RayCluster is left")
-        self.await_fact(lambda: not self.kube.list("pods", NAMESPACE), "no pod is left", 5.0)
+        self.await_fact(sight, lambda: not clusters_seen.there, "no RayCluster is left")
+        self.await_fact(sight, lambda: not self.kube.list("pods", NAMESPACE), "no pod is left", 5.0)
 
-    def await_fact(self, holds: Callable[[], bool], what: str, look_s: float = LOOK_S) -> None:
+    def await_fact(
+        self, sight: Sight, holds: Callable[[], bool], what: str, look_s: float = LOOK_S
+    ) -> None:
         """Wait as long as it takes; tells now and then what for."""
         told = began = time.monotonic()
         while not holds():
+            sight.check()
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 print(f"  … {told - began:.0f} s: {what}", flush=True)
@@ -207,7 +210,7 @@ def run_system(
         created = time.time()
         for roll, what in ((ready, "clusters are ready"), (good, f"{system}s say so")):
             fact = f"{stage.count} {what}"
-            stage.await_fact(lambda: len(roll.good) >= stage.count, fact)  # noqa: B023
+            stage.await_fact(sight, lambda: len(roll.good) >= stage.count, fact)  # noqa: B023
         result = {
             "created_s": round(created - began, 1),
             "all_clusters_ready_s": round(ready.since - began, 1),
@@ -216,7 +219,7 @@ def run_system(
             **then(),
         }
         print(f"  {result}", flush=True)
-        stage.clear(system, ready)
+        stage.clear(sight, system, ready)
     return result
 
 

@@ -3,7 +3,9 @@
     with Sight(cluster) as sight:
         sight.watch("ray.io/v1", "rayclusters", "bench", notice)
 
-`notice(object, is_there, at)` is called in the watch's thread. An error there is raised at the end.
+`notice(object, is_there, at)` is called in the watch's thread. An error there is raised by `check`
+and at the end. The API server closes watches of those who read slowly, and any after a while: they
+go on where they were.
 """
 
 import json
@@ -27,8 +29,7 @@ class Sight:
 
     def __init__(self, cluster: Cluster) -> None:
         self._api = CustomObjectsApi(new_client_from_config(str(cluster.kubeconfig)))
-        self._answers: list[Any] = []
-        self._threads: list[threading.Thread] = []
+        self._answers: dict[int, Any] = {}
         self._ended = threading.Event()
         self.error: Exception | None = None
 
@@ -37,31 +38,44 @@ class Sight:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for answer in self._answers:
+        for answer in self._answers.values():
             answer.shutdown()  # a close would wait for the thread that reads
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended a watch."""
         if self.error is not None:
             raise self.error
 
     def watch(self, version: str, plural: str, namespace: str, notice: Notice) -> None:
         """Begin to watch, from the present on; what is there already is noticed first."""
         group, _, version = version.partition("/")
-        answer = self._api.list_namespaced_custom_object(
-            group, version, namespace, plural, watch=True, _preload_content=False
-        )
-        self._answers.append(answer)
-        thread = threading.Thread(target=self._follow, args=(answer, notice), daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        number = len(self._answers)
 
-    def _follow(self, answer: Any, notice: Notice) -> None:
-        try:
-            for event, at in _events(answer):
-                notice(event["object"], event["type"] != "DELETED", at)
-            why: Exception = RuntimeError("the API server closed the watch")
-        except Exception as error:  # noqa: BLE001  raised at the end, in the thread that waits
-            why = error
-        if not self._ended.is_set():
-            self.error = why
+        def open_after(seen: str) -> Any:
+            after = {"resource_version": seen} if seen else {}
+            self._answers[number] = self._api.list_namespaced_custom_object(
+                group, version, namespace, plural, watch=True, _preload_content=False, **after
+            )
+            return self._answers[number]
+
+        answer = open_after("")
+        threading.Thread(
+            target=self._follow, args=(answer, open_after, notice), daemon=True
+        ).start()
+
+    def _follow(self, answer: Any, open_after: Callable[[str], Any], notice: Notice) -> None:
+        seen = ""
+        while not self._ended.is_set():
+            try:
+                for event, at in _events(answer):
+                    seen = event["object"]["metadata"]["resourceVersion"]
+                    notice(event["object"], event["type"] != "DELETED", at)
+                answer = open_after(seen)
+            except Exception as error:  # noqa: BLE001  raised by check, in the thread that waits
+                if not self._ended.is_set():
+                    self.error = error
+                return
 
 
 def _events(answer: Any) -> Iterator[tuple[Object, float]]:

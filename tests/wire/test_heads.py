@@ -48,7 +48,10 @@ class Polled:
 
 @asynccontextmanager
 async def polling(
-    *polite: FakeHead, figures_interval_s: float = 3600, deadline_s: float = 5
+    *polite: FakeHead,
+    figures_interval_s: float = 3600,
+    deadline_s: float = 5,
+    max_asks_per_s: float = 10_000,
 ) -> AsyncIterator[Polled]:
     store, inbox = Store(), Inbox()
     store.put(raw_job("demo"))
@@ -61,6 +64,7 @@ async def polling(
             inbox,
             figures_interval_s=figures_interval_s,
             interval_s=0.02,
+            max_asks_per_s=max_asks_per_s,
         )
         try:
             yield Polled(poller, store, inbox, port)
@@ -237,3 +241,14 @@ async def test_the_same_head_keeps_its_poll_and_another_one_replaces_it() -> Non
     assert run is not None
     assert run.head_uid == "uid-of-second"
     assert second.asked
+
+
+async def test_many_heads_are_each_asked_more_rarely() -> None:
+    head = running()
+    async with polling(head, max_asks_per_s=20) as polled:
+        for number in range(20):
+            polled.poller.follow(JobKey("team-a", f"job-{number}"), Uid(JOB_UID), WATCH)
+        began = asyncio.get_running_loop().time()
+        await polled.until_asked(head, 120)
+        took_s = asyncio.get_running_loop().time() - began
+        assert took_s > 1.5, "three asks of each of twenty heads, of two requests"

@@ -31,6 +31,9 @@ INTERVAL_S: Final = 1.0
 """Time between two asks in the first minute, when most happens."""
 LATER_INTERVAL_S: Final = 5.0
 FIRST_MINUTE_S: Final = 60.0
+MAX_ASKS_PER_S: Final = 50
+"""What all heads together are asked in a second, so that a thousand runs cost no core: where there
+are more, each is asked more rarely."""
 SILENCES_UNTIL_TOLD: Final = 3
 """A head that was heard before may miss an answer or two; that is no news yet."""
 SILENT_INTERVAL_S: Final = 20.0
@@ -65,6 +68,7 @@ class HeadPoller:
         *,
         figures_interval_s: float,
         interval_s: float = INTERVAL_S,
+        max_asks_per_s: float = MAX_ASKS_PER_S,
     ) -> None:
         self._heads = heads
         self._tokens = tokens
@@ -72,6 +76,7 @@ class HeadPoller:
         self._inbox = inbox
         self._figures_interval_s = figures_interval_s
         self._interval_s = interval_s
+        self._max_asks_per_s = max_asks_per_s
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_ASKS)
         self._slots_of_silent = asyncio.Semaphore(MAX_CONCURRENT_ASKS_OF_SILENT)
         self._followed: dict[JobKey, tuple[_Followed, asyncio.Task[None]]] = {}
@@ -123,6 +128,7 @@ class HeadPoller:
             pause_s = min(
                 max(pause_s, self._interval_s * 2 ** min(silences, 10)), SILENT_INTERVAL_S
             )
+        pause_s = max(pause_s, len(self._followed) / self._max_asks_per_s)
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311  spreads the asks, no secret
 
     async def _ask_safely(
