@@ -93,6 +93,11 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"function": "a:b", "distributed": False}},
         "spec.entrypoint.distributed",
     ),
+    "only a command is run per node": (
+        {**BASE, "entrypoint": {"command": ["./train.sh"], "per": "Node"}},
+        {**BASE, "entrypoint": {"script": "train.py", "per": "Node"}},
+        "spec.entrypoint.per",
+    ),
     "only a driver has a size of its own": (
         {**BASE, "entrypoint": {"driver": "train.py", "sizing": "Program"}},
         {**BASE, "entrypoint": {"script": "train.py", "sizing": "Program"}},
@@ -199,6 +204,11 @@ FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"driver": "a.py"}},
         {"entrypoint": {"driver": "b.py"}},
         "spec.entrypoint.driver",
+    ),
+    "per": (
+        {**BASE, "entrypoint": {"command": ["a"]}},
+        {"entrypoint": {"per": "Node"}},
+        "spec.entrypoint.per",
     ),
     "sizing": (
         {**BASE, "entrypoint": {"driver": "a.py"}},

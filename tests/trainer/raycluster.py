@@ -28,8 +28,9 @@ START_S = 120.0
 class RayCluster:
     """Context manager; `env` is that of a process in the head's pod."""
 
-    def __init__(self, pods: tuple[str, ...]) -> None:
+    def __init__(self, pods: tuple[str, ...], ranks_per_pod: int = 1) -> None:
         self._pods = pods
+        self._ranks_per_pod = ranks_per_pod
         self._folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
         self._processes: list[subprocess.Popen[bytes]] = []
         ports = free_ports(4)
@@ -80,10 +81,12 @@ class RayCluster:
         self._start("head", [*head, f"--temp-dir={self._folder}"])
         wait_until(self._head_answers, "the Ray head does not answer")
         # One log monitor is enough: all raylets share the head's session folder here.
-        worker = [f"--address=127.0.0.1:{self._gcs}", "--num-cpus=1", "--include-log-monitor=false"]
+        worker = [f"--address=127.0.0.1:{self._gcs}", "--include-log-monitor=false"]
+        worker += [f"--num-cpus={self._ranks_per_pod}"]
+        worker += [f'--resources={{"dsjob_rank": {self._ranks_per_pod}}}']
         for count, pod in enumerate(self._pods, start=2):
             # One after the other: raylets of one machine choose their sockets' names in a race.
-            self._start(pod, [*worker, '--resources={"dsjob_rank": 1}'])
+            self._start(pod, worker)
             wait_until(lambda wanted=count: self._alive() == wanted, f"{pod} does not join")
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -40,7 +40,7 @@ contract = json.loads(order["contract"])
 with open({seen!r}, "w") as file:
     json.dump({{"order": order, "path": os.environ["PYTHONPATH"], "pid": os.getpid()}}, file)
 from deepspeed_trainer.contract import Cause, Failure, Progress, RunPhase
-from deepspeed_trainer.endpoint import ProgressServer
+from deepspeed_trainer.board.endpoint import ProgressServer
 
 def answer(**facts):
     answers[contract["submission_id"]] = Progress(

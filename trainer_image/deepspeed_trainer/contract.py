@@ -142,7 +142,7 @@ class EntrypointKind(StrEnum):
     MODULE = "module"
     """The same with `python -m`."""
     COMMAND = "command"
-    """Any program, one process per rank."""
+    """Any program, one process per rank, or one per node."""
     FUNCTION = "function"
     """package.module:name, called as the train loop of our own TorchTrainer."""
     DRIVER = "driver"
@@ -173,6 +173,8 @@ class Entrypoint:
     """Whether script and module are given --local_rank, as the launcher does."""
     sizing: str = "Job"
     """Whose numbers a driver program's ScalingConfig has: those of the Job, or of the Program."""
+    per: str = "Rank"
+    """Where a command runs: in every Rank, or once per Node, to start the ranks by a launcher."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object."""
@@ -191,6 +193,7 @@ class Entrypoint:
             config=fields.mapping("config"),
             local_rank_arg=fields.flag("local_rank_arg"),
             sizing=fields.choice("sizing", ("Job", "Program")),
+            per=fields.choice("per", ("Rank", "Node")),
         )
         fields.refuse_unknown()
         return entrypoint

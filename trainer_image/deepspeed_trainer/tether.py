@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Final
 
-from deepspeed_trainer.wire import DESCENDANTS_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SUPERVISOR_ENV
 
 _PR_SET_PDEATHSIG: Final = 1
 

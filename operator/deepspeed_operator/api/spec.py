@@ -62,8 +62,13 @@ class Entrypoint(ApiModel):
         ]
         | None
     ) = None
-    """Any program and its arguments, started once per rank with a rank's environment. It is given
-    no argument beyond these; the DeepSpeed configuration is at $(DSJOB_DEEPSPEED_CONFIG)."""
+    """Any program and its arguments, started once per rank with a rank's environment, or once per
+    node (see per). It is given no argument beyond these; the DeepSpeed configuration is at
+    $(DSJOB_DEEPSPEED_CONFIG)."""
+    per: Annotated[Literal["Rank", "Node"], Field(json_schema_extra=fixed("per"))] = "Rank"
+    """Where a command runs. Rank (default): in every rank. Node: once on every node, where it
+    starts the ranks through deepspeed, torchrun, accelerate launch or mpirun; these start what
+    belongs to the job and refuse what contradicts it. Fixed at creation."""
     function: (
         Annotated[
             str,
@@ -336,6 +341,12 @@ SPEC_RULES = rules(
         " || !has(self.entrypoint.function)",
         "a function always runs in a process group; remove entrypoint.distributed",
         path=".entrypoint.distributed",
+    ),
+    rule(
+        "!has(self.entrypoint.per) || self.entrypoint.per == 'Rank'"
+        " || has(self.entrypoint.command)",
+        "entrypoint.per: Node is for entrypoint.command; the others have no launcher to call",
+        path=".entrypoint.per",
     ),
     rule(
         "!has(self.entrypoint.sizing) || self.entrypoint.sizing == 'Job'"

@@ -68,6 +68,7 @@ def _build_entrypoint(spec: DeepSpeedJobSpec) -> contract.Entrypoint:
         config=given.config or {},
         local_rank_arg=given.local_rank_arg,
         sizing=given.sizing,
+        per=given.per,
     )
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from deepspeed_trainer.attempt import Attempt
+from deepspeed_trainer.board.attempt import Attempt
+from deepspeed_trainer.board.failures import RankEnd
 from deepspeed_trainer.contract import (
     Entrypoint,
     EntrypointKind,
@@ -11,7 +12,6 @@ from deepspeed_trainer.contract import (
     ManifestFile,
     RunContract,
 )
-from deepspeed_trainer.failures import RankEnd
 
 SHA = "0" * 64
 

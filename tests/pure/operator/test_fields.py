@@ -68,6 +68,10 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"entrypoint": SCRIPT},
         {"entrypoint": {**SCRIPT, "distributed": False}},
     ),
+    "entrypoint.per": (
+        {"entrypoint": {"command": ["a"]}},
+        {"entrypoint": {"command": ["a"], "per": "Node"}},
+    ),
     "entrypoint.sizing": (
         {"entrypoint": {"driver": "a.py"}},
         {"entrypoint": {"driver": "a.py", "sizing": "Program"}},

@@ -24,6 +24,7 @@ def _install() -> None:
     try:
         from deepspeed_trainer import hook, tether  # noqa: PLC0415  a failure must not escape
 
+        hook.stand_in()
         tether.die_with_supervisor()
         hook.install()
     except Exception as error:  # noqa: BLE001  a hook must never break training

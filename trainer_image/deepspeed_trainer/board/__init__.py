@@ -1,0 +1,1 @@
+"""What the head knows of all ranks, decides for them, and tells the operator."""

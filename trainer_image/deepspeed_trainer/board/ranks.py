@@ -1,0 +1,103 @@
+"""The ranks of an attempt as the head knows them: who they are, where, and what they are told.
+
+Pure.  When they may start and must stop is decided in `attempt`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deepspeed_trainer.board.failures import RankEnd, name_ranks
+from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.progress import Cause, Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a rank needs to know about the others, once all of them are there."""
+
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    nodes: int
+    master_addr: str
+    master_port: int
+    neighbours: tuple[int, ...] = ()
+    """The ranks of this node by local rank."""
+    hosts: tuple[str, ...] = ()
+    """The pods by node rank, where a launcher will ask for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """The head's answer to a rank: start with `launch`, stop the program, or return."""
+
+    launch: Launch | None = None
+    must_stop: bool = False
+    may_leave: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the driver saw of an attempt's end, beside what the ranks have told themselves."""
+
+    lost: Mapping[int, str] = field(default_factory=dict)
+    """Ranks whose supervisor died, and why."""
+    error: str | None = None
+    """What else Ray Train, or the trainer itself, complained of."""
+    program: Failure | None = None
+    """How a driver program failed."""
+
+
+@dataclass(slots=True)
+class RankState:
+    """What is known about one rank."""
+
+    pod: str
+    pod_uid: str
+    address: str
+    port: int
+    is_hooked: bool = False
+    hook_failure: str | None = None
+    group_size: int | None = None
+    steps: int = 0
+    begun: int = 0
+    first_step: int | None = None
+    verdict: Cause | None = None
+    verdict_message: str = ""
+    end: RankEnd | None = None
+
+
+def find_misplacement(contract: RunContract, ranks: Mapping[int, RankState]) -> Failure | None:
+    """Return the failure of ranks that do not lie as ordered: so many pods, so many on each."""
+    per_pod: dict[str, list[int]] = {}
+    for rank, state in ranks.items():
+        per_pod.setdefault(state.pod_uid, []).append(rank)
+    wanted = contract.ranks_per_node
+    is_right = all(len(on_pod) == wanted for on_pod in per_pod.values())
+    if len(per_pod) == contract.nodes and is_right:
+        return None
+    found = "; ".join(
+        f"{ranks[on_pod[0]].pod}: {name_ranks(on_pod)}" for on_pod in per_pod.values()
+    )
+    message = f"wanted {contract.nodes} pods with {wanted} ranks each, found {found}"
+    return Failure(Cause.PLACEMENT, message[:2048])
+
+
+def describe_launch(
+    ranks: Mapping[int, RankState], rank: int, *, names_hosts: bool = False
+) -> Launch:
+    """Return what a rank needs to know about the others."""
+    names = {ranks[r].pod_uid: ranks[r].pod for r in sorted(ranks)}
+    pods = list(names)
+    own = ranks[rank].pod_uid
+    neighbours = [r for r in sorted(ranks) if ranks[r].pod_uid == own]
+    return Launch(
+        local_rank=neighbours.index(rank),
+        local_world_size=len(neighbours),
+        node_rank=pods.index(own),
+        nodes=len(pods),
+        master_addr=ranks[0].address,
+        master_port=ranks[0].port,
+        neighbours=tuple(neighbours),
+        hosts=tuple(names.values()) if names_hosts else (),
+    )

@@ -1,0 +1,146 @@
+"""How Ray Train is used: one TorchTrainer per attempt, as the contract says.
+
+Ray never restarts anything here (the operator owns restarts), never changes the working directory
+and never makes the process group of a script: its ranks are children that make it themselves.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from deepspeed_trainer.board.ranks import Verdict
+from deepspeed_trainer.contract import (
+    RANK_RESOURCE,
+    EntrypointKind,
+    RunContract,
+    attempt_dir,
+)
+from deepspeed_trainer.rank import rankenv
+
+RAY_ENV: Final = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # How soon Ray sees that ranks have ended or are lost.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # A cold image takes long to import; nobody else has a claim on these ranks' places.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Set in the driver before Ray is imported; Ray hands it on to controller and workers."""
+
+
+def set_ray_env() -> None:
+    """Set RAY_ENV, but for what the pod's own environment says already."""
+    for name, value in RAY_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+def preload() -> None:
+    """Import what `train` needs: seconds that pass while the board's process starts."""
+    import ray.train.torch  # noqa: F401, PLC0415  after set_ray_env
+
+
+def train(contract: RunContract, resume: str) -> Verdict:
+    """Run the attempt's ranks to their end; `resume` is what get_checkpoint answers a function."""
+    from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415  after set_ray_env
+    from ray.train.v2._internal.exceptions import (  # noqa: PLC0415  Ray has no public name for it
+        WorkerHealthCheckFailedError,
+    )
+
+    try:
+        build_trainer(contract, resume).fit()
+    except WorkerGroupError as error:
+        failures = error.worker_failures
+        lost = {
+            rank: _first_line(failure)
+            for rank, failure in failures.items()
+            if isinstance(failure, WorkerHealthCheckFailedError)
+        }
+        others = [failure for rank, failure in failures.items() if rank not in lost]
+        return Verdict(lost, _first_line(others[0]) if others else None)
+    except TrainingFailedError as error:
+        return Verdict(error=_first_line(error))
+    return Verdict()
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """What Ray Train runs in each worker, and how it prepares the workers."""
+
+    function: Callable[[Mapping[str, Any]], Any]
+    torch_config: Any
+    callbacks: list[Any]
+    env: Mapping[str, str]
+
+
+def build_trainer(contract: RunContract, resume: str) -> Any:
+    """Return the TorchTrainer of an attempt."""
+    from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415
+
+    from deepspeed_trainer.driver.leantrainer import LeanTrainer  # noqa: PLC0415
+
+    is_function = contract.entrypoint.kind is EntrypointKind.FUNCTION
+    loop = _own_loop(contract) if is_function else _child_loop(contract)
+    resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
+    if contract.gpus_per_rank:
+        resources["GPU"] = contract.gpus_per_rank
+    return LeanTrainer(
+        loop.function,
+        train_loop_config={"contract": contract.to_json(), "resume": resume},
+        torch_config=loop.torch_config,
+        scaling_config=ScalingConfig(
+            num_workers=contract.world_size,
+            use_gpu=contract.gpus_per_rank > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(ray_folder(contract)),
+            failure_config=no_restarts(),
+            callbacks=loop.callbacks,
+            worker_runtime_env={"env_vars": dict(loop.env)},
+        ),
+    )
+
+
+def no_restarts() -> Any:
+    """Return the FailureConfig that leaves every restart to the operator."""
+    from ray.train import FailureConfig  # noqa: PLC0415
+
+    return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+
+
+def _child_loop(contract: RunContract) -> _Loop:
+    """A supervisor in each worker; the rank's process gets its environment from there."""
+    from deepspeed_trainer.driver.nogroup import NoGroupConfig  # noqa: PLC0415
+    from deepspeed_trainer.rank.worker import supervise  # noqa: PLC0415
+
+    return _Loop(supervise, NoGroupConfig(contract.backend), [], {})
+
+
+def _own_loop(contract: RunContract) -> _Loop:
+    """The user's function in each worker; Ray makes the process group."""
+    from ray.train.torch import TorchConfig  # noqa: PLC0415
+
+    from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
+    from deepspeed_trainer.rank.function import run_function  # noqa: PLC0415
+
+    callbacks = [BoardReports(contract.submission_id)]
+    env = rankenv.job_env(contract, None)
+    return _Loop(run_function, TorchConfig(backend=contract.backend), callbacks, env)
+
+
+def ray_folder(contract: RunContract) -> Path:
+    """Return where Ray Train keeps the files of an attempt."""
+    if contract.storage is None:
+        return Path("/tmp/dsjob") / contract.submission_id  # noqa: S108  the pod's own /tmp
+    return Path(attempt_dir(contract.storage, contract.job, contract.run, contract.attempt))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:1000]

@@ -1,0 +1,207 @@
+"""The entrypoint of the Ray job: contract in, TorchTrainer run, verdict on the board, exit code.
+
+The exit code tells the kind of end (see contract), the board tells the rest.  Whatever happens
+after the board is open is written there before the process ends.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from deepspeed_trainer import checkpoint
+from deepspeed_trainer.board.ranks import Verdict
+from deepspeed_trainer.contract import (
+    CONTRACT_ENV,
+    EXIT_CONTRACT_INVALID,
+    EXIT_SUCCEEDED,
+    POD_UID_ENV,
+    RANK_RESOURCE,
+    Cause,
+    ContractError,
+    EntrypointKind,
+    Progress,
+    RunContract,
+    RunPhase,
+    derive_exit_code,
+    run_dir,
+)
+from deepspeed_trainer.driver import raytrain
+from deepspeed_trainer.driver.program import Program
+from deepspeed_trainer.rank import rankenv
+
+POLL_S: Final = 0.2
+STOPPED: Final = "the driver was asked to stop"
+
+
+class AttemptFailed(Exception):
+    """The attempt cannot start; cause and message go to the board."""
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def main() -> int:
+    """Run one attempt and return the exit code."""
+    try:
+        contract = RunContract.from_json(os.environ.get(CONTRACT_ENV, ""))
+    except ContractError as error:
+        sys.stderr.write(f"{CONTRACT_ENV}: {error}\n")
+        return EXIT_CONTRACT_INVALID
+    raytrain.set_ray_env()
+    try:
+        train = _prepare(contract)
+    except Exception as error:  # noqa: BLE001  told on the board, which is not there yet
+        train = _raising(error)
+    board = BoardOfRun(contract)
+    verdict = Verdict()
+    try:
+        verdict = train(board)
+    except AttemptFailed as error:
+        board.fail(error.cause, str(error))
+    except Exception as error:  # noqa: BLE001  told on the board, then by the exit code
+        verdict = Verdict(error=f"{type(error).__name__}: {error}")
+    return _report_end(board.conclude(verdict))
+
+
+def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
+    """Do what needs no Ray, and start a driver program; returns what trains beside a board."""
+    _refuse_wrong_head(contract)
+    resume = _prepare_storage(contract)
+    if contract.entrypoint.kind is EntrypointKind.DRIVER:
+        return partial(_run_program, contract, Program(contract, resume))
+    return partial(_run_ranks, contract, resume)
+
+
+def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
+    def fail(_: "BoardOfRun") -> Verdict:
+        raise error
+
+    return fail
+
+
+def _run_ranks(contract: RunContract, resume: str, board: "BoardOfRun") -> Verdict:
+    _wait_for_ranks(contract, board)
+    return raytrain.train(contract, resume)
+
+
+def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
+    try:
+        _wait_for_ranks(contract, board)
+    except BaseException:
+        program.end()
+        raise
+    return program.run(board)
+
+
+class BoardOfRun:
+    """The driver's line to the board; also takes SIGTERM and turns it into an orderly stop."""
+
+    def __init__(self, contract: RunContract) -> None:
+        import ray  # noqa: PLC0415  after set_ray_env
+
+        from deepspeed_trainer.board.actor import open_board  # noqa: PLC0415
+
+        ray.init(address="auto")
+        self._ray = ray
+        self._id = contract.submission_id
+        self.was_stopped = False
+        self._board = open_board()
+        if contract.entrypoint.kind is not EntrypointKind.DRIVER:  # which imports for itself
+            raytrain.preload()
+        ray.get(self._board.open.remote(contract.to_json()))
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def set_phase(self, phase: RunPhase) -> None:
+        """Show where the driver is."""
+        self._ray.get(self._board.set_phase.remote(self._id, phase))
+
+    def fail(self, cause: Cause, message: str) -> None:
+        """End the attempt."""
+        self._ray.get(self._board.fail.remote(self._id, cause, message))
+
+    def note_override(self, sentence: str) -> None:
+        """Show which setting of a driver program gave way to the job's."""
+        self._board.note_override.remote(self._id, sentence)
+
+    def conclude(self, verdict: Verdict) -> Progress:
+        """Close the board and return what it says last."""
+        answer = self._board.conclude.remote(self._id, verdict)
+        return Progress.from_json(self._ray.get(answer))
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Supervisors see this at their next talk, stop their ranks and return."""
+        self.was_stopped = True
+        self._board.fail.remote(self._id, Cause.STOPPED, STOPPED)
+
+
+def _refuse_wrong_head(contract: RunContract) -> None:
+    here = os.environ.get(POD_UID_ENV, "")
+    if contract.head_pod_uid and here != contract.head_pod_uid:
+        raise AttemptFailed(
+            Cause.WRONG_HEAD,
+            f"submitted to head pod {contract.head_pod_uid}, running on {here or 'an unnamed pod'}",
+        )
+
+
+def _prepare_storage(contract: RunContract) -> str:
+    """Make the attempt's folders and offer the checkpoint to continue from.
+
+    Returns the folder that answers ray.train.get_checkpoint, or an empty text.
+    """
+    checkpoints = rankenv.program_checkpoint_dir(contract)
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if contract.storage is None or contract.resume == "Never":
+            return ""
+        run = Path(run_dir(contract.storage, contract.job, contract.run))
+        newest = checkpoint.find_newest(run, contract.world_size)
+        if newest is not None:
+            checkpoint.offer(newest, checkpoints)
+            _say(f"continuing from step {newest.manifest.step} in {newest.folder}")
+        reported = checkpoint.find_reported(run, contract.world_size)
+        if reported is None:
+            return ""
+        _say(f"get_checkpoint answers step {reported.manifest.step} in {reported.folder}")
+        return str(reported.folder)
+    except OSError as error:
+        raise AttemptFailed(
+            Cause.STORAGE, f"the job's storage at {checkpoints}: {error}"
+        ) from error
+
+
+def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
+    import ray  # noqa: PLC0415  after set_ray_env
+
+    board.set_phase(RunPhase.WAITING_FOR_RANKS)
+    deadline = time.monotonic() + contract.ranks_timeout_s
+    wanted = contract.world_size
+    while (found := int(ray.cluster_resources().get(RANK_RESOURCE, 0))) < wanted:
+        if board.was_stopped:
+            raise AttemptFailed(Cause.STOPPED, STOPPED)
+        if time.monotonic() > deadline:
+            raise AttemptFailed(
+                Cause.RANKS_MISSING,
+                f"{found} of {wanted} ranks joined the Ray cluster within "
+                f"{contract.ranks_timeout_s} s; look at the worker pods",
+            )
+        time.sleep(POLL_S)
+
+
+def _report_end(progress: Progress) -> int:
+    failure = progress.failure
+    if failure is None:
+        _say(f"{progress.phase} at step {progress.step}")
+        return EXIT_SUCCEEDED
+    _say(f"{failure.cause}: {failure.message}")
+    return derive_exit_code(failure.cause)
+
+
+def _say(sentence: str) -> None:
+    print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log

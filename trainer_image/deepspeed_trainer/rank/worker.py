@@ -1,0 +1,133 @@
+"""The supervisor of one rank of a script: what Ray Train runs in each of its workers.
+
+It starts the script as a child, passes facts from the hook's socket to the board and obeys the
+board's orders.  It returns whenever the program ended, however that was: the board knows, and the
+driver asks it.  Only a broken trainer raises.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import ray.train
+
+from deepspeed_trainer.board.ranks import Launch
+from deepspeed_trainer.contract import EntrypointKind, RunContract
+from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.child import ChildProcess
+from deepspeed_trainer.rank.ear import HookEar
+from deepspeed_trainer.rank.facts import FactBuffer
+from deepspeed_trainer.rank.kernel import count_oom_kills
+from deepspeed_trainer.rank.link import (
+    TICK_S,
+    WAIT_TICK_S,
+    BoardLink,
+    hello,
+    pause_s,
+    reserve_port,
+)
+from deepspeed_trainer.rank.node import NodeFolder, RankEnding
+
+
+def supervise(config: Mapping[str, Any]) -> None:
+    """Run one rank to its end; `config` holds the contract as JSON."""
+    contract = RunContract.from_json(config["contract"])
+    rank = ray.train.get_context().get_world_rank()
+    supervisor = Supervisor(contract, rank)
+    try:
+        supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    """One rank: its child, its facts and its line to the board."""
+
+    def __init__(self, contract: RunContract, rank: int) -> None:
+        self._contract = contract
+        self._rank = rank
+        self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
+        self._tick_s = pause_s(contract.world_size, TICK_S)
+        self._link = BoardLink(contract.submission_id, rank)
+        self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
+        self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
+        self._port = reserve_port()
+        self._ear = HookEar(self._folder / "hook", self._facts.put)
+
+    def run(self) -> None:
+        """Wait for all ranks, run the script, wait until the board lets go."""
+        orders = self._link.sync([hello(self._port.getsockname()[1])])
+        while orders.launch is None and not orders.must_stop:
+            sleep(self._wait_s)
+            orders = self._link.sync([])
+        if orders.launch is None:
+            return
+        oom_kills_before = count_oom_kills()
+        end = {
+            **asdict(self._run(orders.launch)),
+            "oom_kills": count_oom_kills() - oom_kills_before,
+        }
+        self._ear.finish()
+        orders = self._link.sync([*self._facts.drain(), {"kind": "end", "end": end}])
+        while not orders.may_leave:
+            sleep(self._wait_s)
+            orders = self._link.sync(self._facts.drain())
+
+    def close(self) -> None:
+        """Release port, socket and files."""
+        self._facts.close()
+        self._ear.finish()
+        self._port.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, launch: Launch) -> RankEnding:
+        """Run what this rank runs, to its end."""
+        rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
+        if self._contract.entrypoint.per == "Node":
+            return self._run_on_node(NodeFolder(self._contract, launch), launch)
+        env = {
+            **self._job_env(),
+            **rankenv.rank_env(self._rank, self._contract.world_size, launch),
+            SOCKET_ENV: str(self._folder / "hook"),
+            SUPERVISOR_ENV: str(os.getpid()),
+        }
+        if self._contract.entrypoint.kind is EntrypointKind.COMMAND:
+            env[DESCENDANTS_ENV] = "1"
+            env["PATH"] = rankenv.prepend_path(env, rankenv.LAUNCHERS_PATH, "PATH")
+        command = rankenv.rank_command(self._contract, env)
+        return self._follow(
+            ChildProcess(
+                command, env, f"[rank {self._rank}] ", rankenv.log_path(self._contract, self._rank)
+            )
+        )
+
+    def _run_on_node(self, node: NodeFolder, launch: Launch) -> RankEnding:
+        """Run the node's command as its first rank, or wait for its end as another."""
+        node.show_socket(self._folder / "hook")
+        if launch.local_rank == 0:
+            node.await_neighbours()
+            command, env = node.command(self._job_env())
+            log = rankenv.node_log_path(self._contract, launch.node_rank)
+            child = ChildProcess(command, env, f"[node {launch.node_rank}] ", log)
+            return node.conclude(self._follow(child))
+        while (ending := node.read_ending()) is None:
+            sleep(self._tick_s)
+            self._link.sync(self._facts.drain())
+        return ending
+
+    def _job_env(self) -> dict[str, str]:
+        config_path = rankenv.write_config(self._contract, self._folder)
+        env = {**os.environ, **rankenv.job_env(self._contract, config_path)}
+        return {**env, "PYTHONPATH": rankenv.prepend_path(env, rankenv.RANK_SITE)}
+
+    def _follow(self, child: ChildProcess) -> RankEnding:
+        while (code := child.wait(self._tick_s)) is None:
+            if self._link.sync(self._facts.drain()).must_stop:
+                child.stop(self._contract.stop_grace_s)
+        return RankEnding(code, child.was_stopped, tuple(child.tail))
