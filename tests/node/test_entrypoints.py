@@ -45,12 +45,13 @@ def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_command_comes_from_a_volume_with_its_environment(
+def test_a_script_with_a_launcher_comes_from_a_volume_with_its_environment(
     quickstart: Callable[..., Run], kube: Kube, namespace: str
 ) -> None:
     run = quickstart(
         entrypoint={
-            "command": ["sh", "-c", "echo $FROM_FILE $FROM_SPEC; ./train.sh --steps=5"],
+            "command": ["sh", "-c", "echo $FROM_FILE $FROM_SPEC; ./node.sh deepspeed --steps=5"],
+            "per": "Node",
             "workingDir": "/mnt/code/programs",
         },
         code={"volume": {"claim": "quickstart", "path": "src"}},
@@ -60,7 +61,7 @@ def test_a_command_comes_from_a_volume_with_its_environment(
             "envFile": {"configMap": {"name": "ds"}},
         },
     )
-    for name in ("train.sh", "tiny.py"):
+    for name in ("node.sh", "hosts", "tiny.py"):
         run.claim.write(f"src/programs/{name}", (PROGRAMS / name).read_text())
     # Until now the job has waited for this.
     kube.apply(
@@ -68,7 +69,10 @@ def test_a_command_comes_from_a_volume_with_its_environment(
     )
     job = run.await_condition("Complete")
     assert job["status"]["progress"]["step"] == 5
-    for rank in (0, 1):
-        log = run.read(f"attempt-1/logs/rank-{rank:05d}.log")
-        assert log is not None
-        assert log.splitlines()[0] == "1 2"
+    for number in (0, 1):
+        node = run.read(f"attempt-1/logs/node-{number:05d}.log")
+        rank = run.read(f"attempt-1/logs/rank-{number:05d}.log")
+        assert node is not None
+        assert rank is not None
+        assert node.splitlines()[:2] == ["1 2", f"before the launcher on node {number} of 2"]
+        assert f'"RANK": "{number}"' in rank
