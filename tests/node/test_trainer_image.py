@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("own_ground")
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("/opt/trainer/bin/python", "-m", "pytest", "-c", "/src/tests/trainer/pytest.ini")
 ACCELERATE = "accelerate==1.15.0"
-LIMIT_S = 1800
+LIMIT_S = 3600
 
 
 @pytest.fixture(scope="module")
