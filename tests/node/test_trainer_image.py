@@ -17,16 +17,19 @@ from tools.images import TRAINER
 pytestmark = pytest.mark.usefixtures("own_ground")
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("/opt/trainer/bin/python", "-m", "pytest", "-c", "/src/tests/trainer/pytest.ini")
-LIMIT_S = 1800
+ACCELERATE = "accelerate==1.15.0"
+LIMIT_S = 3600
 
 
 @pytest.fixture(scope="module")
 def pytest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """pytest alone, to be put beside what the image holds."""
+    """pytest and what the tests' programs need, to be put beside what the image holds."""
     folder = tmp_path_factory.mktemp("site")
     folder.chmod(0o755)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", folder]
-    subprocess.run([*install, f"pytest=={pytest.__version__}"], check=True)
+    hub = ("huggingface_hub", "safetensors")
+    subprocess.run([*install, f"pytest=={pytest.__version__}", *hub], check=True)
+    subprocess.run([*install, "--no-deps", ACCELERATE], check=True)  # the image has its torch
     return folder
 
 

@@ -1,6 +1,7 @@
 """Tests of the trainer on real parts: Ray, torch and DeepSpeed on this machine, gloo on loopback.
 
-They need an interpreter that has what the trainer image has, so they are started by name:
+They need an interpreter that has what the trainer image has, and accelerate, so they are started
+by name:
 `<that python> -m pytest -c tests/trainer/pytest.ini tests/trainer`.  Under any other interpreter
 nothing is collected here.
 """

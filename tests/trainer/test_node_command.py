@@ -24,7 +24,9 @@ def node_log(outcome: Outcome, node: int) -> str:
     return (outcome.folder / "logs" / f"node-{node:05d}.log").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun", "torch-module", "mpirun"])
+@pytest.mark.parametrize(
+    "launcher", ["deepspeed", "torchrun", "torch-module", "mpirun", "accelerate"]
+)
 def test_the_launcher_in_a_script_starts_the_jobs_ranks(
     cluster: RayCluster, storage: Path, launcher: str
 ) -> None:
@@ -36,6 +38,7 @@ def test_the_launcher_in_a_script_starts_the_jobs_ranks(
     said = [outcome.said(rank) for rank in (0, 1)]
     assert [rank["RANK"] for rank in said] == ["0", "1"]
     assert {rank["rank_count"] for rank in said} == {2}
+    assert said[0]["ACCELERATE_USE_DEEPSPEED"] == ("true" if launcher == "accelerate" else None)
     is_told = [word.startswith("--local_rank=0") for word in said[1]["argv"]]
     assert any(is_told) == (launcher == "deepspeed")
     for node in (0, 1):

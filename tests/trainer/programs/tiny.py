@@ -37,6 +37,7 @@ names = (
     "OMP_NUM_THREADS DS_ACCELERATOR DSJOB_ATTEMPT DSJOB_RUN"
 ).split()
 said = {name: os.environ[name] for name in names}
+said["ACCELERATE_USE_DEEPSPEED"] = os.environ.get("ACCELERATE_USE_DEEPSPEED")
 said |= {
     "argv": sys.argv[1:],
     "cwd": str(Path.cwd()),
