@@ -7,6 +7,7 @@ from typing import Any
 
 from deepspeed_trainer.contract import Cause, Entrypoint, EntrypointKind, RunPhase
 from tests.trainer.attempts import Job, Outcome
+from tests.trainer.processes import lives, parent_of
 from tests.trainer.raycluster import RayCluster, wait_until
 
 
@@ -71,8 +72,4 @@ def test_what_a_command_started_dies_with_its_supervisor(
     program = int(note.read_text())
     os.kill(parent_of(parent_of(program)), signal.SIGKILL)
     job.finish(contract, driver)
-    wait_until(lambda: not Path(f"/proc/{program}").exists(), "the program lives on")
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    wait_until(lambda: not lives(program), "the program lives on")

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from deepspeed_trainer.contract import (
     RunPhase,
 )
 from tests.trainer.attempts import Job
+from tests.trainer.processes import lives, parent_of
 from tests.trainer.raycluster import PROGRAMS, RayCluster, wait_until
 
 ENDS: dict[str, tuple[list[str], dict[str, Any], Cause, int]] = {
@@ -95,7 +95,7 @@ def test_a_rank_dies_with_its_supervisor(
     contract, driver, rank_pid = hanging(job, "hang-1", tmp_path)
     os.kill(parent_of(rank_pid), signal.SIGKILL)
     outcome = job.finish(contract, driver)
-    assert not Path(f"/proc/{rank_pid}").exists() or is_zombie(rank_pid)
+    assert not lives(rank_pid)
     assert outcome.progress.failure is not None
     assert outcome.progress.failure.cause is Cause.POD_LOST
     assert outcome.progress.failure.rank == 0
@@ -110,7 +110,7 @@ def test_a_stopped_driver_stops_its_ranks_in_order(
     outcome = job.finish(contract, driver)
     assert outcome.exit_code == EXIT_STOPPED
     assert [line["exitCode"] for line in outcome.of_kind("ended")] == [-15, -15]
-    assert not Path(f"/proc/{rank_pid}").exists()
+    assert not lives(rank_pid)
 
 
 def test_the_board_outlives_a_killed_driver_and_the_ranks_do_not(
@@ -123,7 +123,7 @@ def test_the_board_outlives_a_killed_driver_and_the_ranks_do_not(
     # A supervisor may live long enough to tell that its rank is gone; nobody tells a verdict.
     assert outcome.progress.phase in (RunPhase.RUNNING, RunPhase.FINISHING)
     assert outcome.progress.failure is None
-    wait_until(lambda: not Path(f"/proc/{rank_pid}").exists(), "the rank lives on")
+    wait_until(lambda: not lives(rank_pid), "the rank lives on")
 
 
 def test_the_endpoint_wants_the_token_and_a_known_run(cluster: RayCluster, storage: Path) -> None:
@@ -166,14 +166,3 @@ def hanging(job: Job, how: str, folder: Path) -> tuple[RunContract, subprocess.P
     driver = job.start(contract)
     wait_until(lambda: note.exists() and note.read_text(), "the program did not start")
     return contract, driver, int(note.read_text())
-
-
-def parent_of(pid: int) -> int:
-    """Return the parent of a process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def is_zombie(pid: int) -> bool:
-    """Return whether a process ended and only waits to be collected."""
-    time.sleep(0)
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"

@@ -9,6 +9,7 @@ import pytest
 
 from deepspeed_trainer.contract import Cause, Entrypoint, EntrypointKind, RunContract, RunPhase
 from tests.trainer.attempts import Job, Outcome
+from tests.trainer.processes import lives, parent_of
 from tests.trainer.raycluster import RayCluster, wait_until
 
 
@@ -94,7 +95,7 @@ def test_ranks_end_with_the_supervisor_of_their_node(
     supervisor = parent_of(parent_of(parent_of(program)))
     os.kill(supervisor, signal.SIGKILL)
     job.finish(contract, driver)
-    wait_until(lambda: not Path(f"/proc/{program}").exists(), "the program lives on")
+    wait_until(lambda: not lives(program), "the program lives on")
 
 
 def test_two_ranks_of_a_node_get_their_own_numbers_and_cores(storage: Path) -> None:
@@ -107,7 +108,3 @@ def test_two_ranks_of_a_node_get_their_own_numbers_and_cores(storage: Path) -> N
     assert ["--local_rank=1" in rank["argv"] for rank in said] == [False, True]
     cores = len(os.sched_getaffinity(0)) // 2
     assert {rank["OMP_NUM_THREADS"] for rank in said} == {str(cores)}
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
