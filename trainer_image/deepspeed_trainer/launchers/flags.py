@@ -25,8 +25,12 @@ class _Flag:
     may_repeat: bool = False
 
     @property
+    def name(self) -> str:
+        return max(self.names, key=len)
+
+    @property
     def dest(self) -> str:
-        return max(self.names, key=len).lstrip("-").replace("-", "_")
+        return self.name.lstrip("-").replace("-", "_")
 
 
 def _flag(*names: str, words: int = 1, may_repeat: bool = False) -> _Flag:
@@ -46,7 +50,6 @@ def _both(name: str) -> tuple[str, str]:
 
 
 _NO_SSH: Final = "nothing starts over SSH or MPI here; leave it out"
-RESTARTS: Final = "the job restarts ranks; say failurePolicy.maxRestarts instead"
 
 _DEEPSPEED: Final = (
     _flag("-H", "--hostfile"),
@@ -162,10 +165,9 @@ def parse(launcher: str, words: Sequence[str]) -> dict[str, Any]:
     given = vars(parser.parse_args(list(words)))
     for flag in FLAGS[launcher]:
         if flag.refusal and flag.dest in given:
-            raise LauncherRefused(f"{launcher} {max(flag.names, key=len)}: {flag.refusal}")
+            raise LauncherRefused(f"{launcher} {flag.name}: {flag.refusal}")
     left = [flag for flag in FLAGS[launcher] if not flag.is_read and flag.dest in given]
-    names = tuple(max(flag.names, key=len) for flag in left)
-    return {**given, "launcher": launcher, "left": names}
+    return {**given, "launcher": launcher, "left": tuple(flag.name for flag in left)}
 
 
 def read_whole(launcher: str, given: Mapping[str, Any], flag: str) -> int | None:

@@ -119,10 +119,11 @@ def share_cores(available: Iterable[int], listed: str | None, rank: int, ranks: 
     """
     cores = sorted(available)
     if listed is not None:
-        absent = set(_read_cores(listed)) - set(cores)
+        wanted = _read_cores(listed)
+        absent = set(wanted) - set(cores)
         if absent:
             raise LauncherRefused(f"--bind_core_list {listed}: there is no core {min(absent)} here")
-        cores = _read_cores(listed)
+        cores = wanted
     count = len(cores) // ranks
     if count == 0:
         raise LauncherRefused(f"{len(cores)} cores cannot be shared by {ranks} ranks")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from deepspeed_trainer.launchers.flags import RESTARTS, parse, read_whole
+from deepspeed_trainer.launchers.flags import parse, read_whole
 from deepspeed_trainer.launchers.hosts import ReadFile, choose_slots, count_evenly
 from deepspeed_trainer.launchers.request import LauncherRefused, LaunchRequest, ProgramKind
 
@@ -54,7 +54,9 @@ def _read_torchrun(
             f"torchrun --nnodes={nodes}: a job has one size; say a number equal to spec.nodes"
         )
     if given.get("max_restarts", "0") != "0":
-        raise LauncherRefused(f"torchrun --max-restarts: {RESTARTS}")
+        raise LauncherRefused(
+            "torchrun --max-restarts: the job restarts ranks; say failurePolicy.maxRestarts instead"
+        )
     per_node = given.get("nproc_per_node")
     if per_node in {"auto", "gpu", "cpu", "xpu"}:
         per_node = None  # as many as the node has: the job's own number
