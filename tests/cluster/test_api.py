@@ -48,6 +48,21 @@ def try_to_create(kube: Kube, spec: Mapping[str, Any], name: str = "job") -> Non
 
 # sentence: (accepted, refused, path in the server's message)
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "storage is a volume or a bucket": (
+        {**BASE, "storage": {"uri": "s3://bucket/folder"}},
+        {**BASE, "storage": {"uri": "s3://bucket/folder", "volumeClaim": "runs"}},
+        "spec.storage",
+    ),
+    "a volume takes no credentials": (
+        {**BASE, "storage": {"uri": "s3://bucket", "secretRef": {"name": "s3"}}},
+        {**BASE, "storage": {"volumeClaim": "runs", "secretRef": {"name": "s3"}}},
+        "spec.storage.secretRef",
+    ),
+    "a bucket's address holds no password": (
+        {**BASE, "storage": {"uri": "abfs://container@account.dfs.core.windows.net/a"}},
+        {**BASE, "storage": {"uri": "s3://key:secret@bucket/folder"}},
+        "spec.storage.uri",
+    ),
     "one entrypoint is needed": (
         {**BASE, "entrypoint": {"script": "train.py"}},
         {**BASE, "entrypoint": {}},

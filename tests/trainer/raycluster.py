@@ -28,7 +28,9 @@ START_S = 120.0
 class RayCluster:
     """Context manager; `env` is that of a process in the head's pod."""
 
-    def __init__(self, pods: tuple[str, ...], ranks_per_pod: int = 1) -> None:
+    def __init__(
+        self, pods: tuple[str, ...], ranks_per_pod: int = 1, env: Mapping[str, str] | None = None
+    ) -> None:
         self._pods = pods
         self._ranks_per_pod = ranks_per_pod
         self._folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
@@ -49,6 +51,7 @@ class RayCluster:
             "DSJOB_PROGRESS_PORT": str(self.progress),
             "POD_UID": "head",
             "POD_NAME": "head",
+            **(env or {}),
         }
 
     def __enter__(self) -> Self:

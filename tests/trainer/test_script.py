@@ -76,9 +76,9 @@ def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
     assert (source.step, source.attempt) == (5, 1)
     assert resumed.progress.first_step == 6
     assert {line["step"] for line in resumed.of_kind("firstStep")} == {6}
-    saved = hashes(killed, "saved", 5)
-    assert len(saved) == 4
-    assert hashes(resumed, "loaded", 5) == saved
+    saved = hashes(killed, "brought", 5)
+    assert sum("zero_pp_rank" in path for path in saved) == 4
+    assert hashes(resumed, "prepared", 5) == saved
 
     fresh = job.run(3, "tiny.py", resume="Never")
     assert fresh.progress.resumed_from is None
@@ -91,15 +91,15 @@ def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_taken(
     job = Job(cluster, storage)
     job.run(1, "tiny.py", "--steps=11", "--end=0:raise:11")
     damage(job.checkpoints(1) / "step10" / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
-    corrupt = job.run(2, "tiny.py")
-    failure = corrupt.progress.failure
-    assert failure is not None
-    assert (failure.cause, failure.rank) == (Cause.CHECKPOINT_CORRUPT, 1)
-    assert "zero_pp_rank_1" in failure.message
-    after = job.run(3, "tiny.py")
+    after = job.run(2, "tiny.py")
     assert after.exit_code == EXIT_SUCCEEDED
     assert after.progress.resumed_from is not None
     assert after.progress.resumed_from.step == 5
+    assert after.progress.notice is not None
+    assert "zero_pp_rank_1" in after.progress.notice
+    # Nobody looks at it again.
+    again = job.run(3, "tiny.py")
+    assert again.progress.notice is None
 
 
 def test_a_save_that_all_ranks_finished_is_committed_although_a_rank_died_right_after(
@@ -127,7 +127,6 @@ def test_steps_are_counted_at_the_optimizer_and_a_tag_can_be_used_again(
     assert second.progress.first_step == 10
     after = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert after == before, "the new attempt wrote into the checkpoint of the one before"
-    assert not (job.checkpoints(2) / "always").is_symlink()
 
 
 def test_a_rank_that_leaves_early_is_the_cause(cluster: RayCluster, storage: Path) -> None:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from deepspeed_trainer.fields import ContractError, Fields, read_object
-from deepspeed_trainer.manifest import MANIFEST_FILE, REJECTED_FILE, Manifest, ManifestFile
+from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
     MAX_PROGRESS_BYTES,
     Cause,
@@ -31,13 +31,13 @@ from deepspeed_trainer.progress import (
 __all__ = [
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
-    "REJECTED_FILE",
     "Cause",
     "ContractError",
     "Entrypoint",
     "EntrypointKind",
     "Failure",
     "JobRef",
+    "Keep",
     "Manifest",
     "ManifestFile",
     "Metric",
@@ -50,6 +50,7 @@ __all__ = [
     "checkpoint_dir",
     "derive_exit_code",
     "run_dir",
+    "run_path",
 ]
 
 CONTRACT_VERSION: Final = 1
@@ -84,6 +85,7 @@ MAX_CONTRACT_BYTES: Final = 512 * 1024
 
 _DNS_NAME: Final = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+_STORAGE: Final = r"(/|(s3|gs|abfs|abfss)://)[^\x00]+"
 _ENV_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -199,6 +201,36 @@ class Entrypoint:
         return entrypoint
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which checkpoints stay when newer ones are there; nothing said keeps everything."""
+
+    last: int | None = None
+    """The newest so many."""
+    best_metric: str | None = None
+    """The one with the best value of this metric."""
+    best_mode: str = "Min"
+    """Whether the lowest (Min) or the highest (Max) value is best."""
+    every: int | None = None
+    """Those whose step is a multiple of this."""
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read the JSON object."""
+        keep = cls(
+            last=fields.optional_whole("last", low=1),
+            best_metric=fields.optional_text("best_metric", max_chars=128),
+            best_mode=fields.choice("best_mode", ("Min", "Max")),
+            every=fields.optional_whole("every", low=1),
+        )
+        fields.refuse_unknown()
+        return keep
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContract:
     """One attempt of a run, as the operator orders it."""
@@ -218,9 +250,11 @@ class RunContract:
     entrypoint: Entrypoint
     deepspeed_config: Mapping[str, Any] | None = None
     storage: str | None = None
-    """Absolute path of the shared volume, the same on every pod."""
+    """Absolute path of the shared volume, the same on every pod; or the URI of a bucket."""
     resume: str = "Auto"
     """Auto: from the run's newest good checkpoint. Never: from the beginning."""
+    keep: Keep = Keep()
+    """Which checkpoints stay."""
     head_pod_uid: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     distributed: bool = True
@@ -232,6 +266,11 @@ class RunContract:
     version: int = CONTRACT_VERSION
 
     @property
+    def volume(self) -> str | None:
+        """Where the job's volume is mounted; None when its storage is a bucket, or none at all."""
+        return self.storage if self.storage and self.storage.startswith("/") else None
+
+    @property
     def world_size(self) -> int:
         """Ranks of the attempt."""
         return self.nodes * self.ranks_per_node
@@ -241,6 +280,7 @@ class RunContract:
         plain = {name: getattr(self, name) for name in self.__slots__}
         plain["job"] = self.job.to_wire()
         plain["entrypoint"] = self.entrypoint.to_wire()
+        plain["keep"] = self.keep.to_wire()
         return json.dumps(plain, sort_keys=True, default=dict, allow_nan=False)
 
     @classmethod
@@ -265,8 +305,9 @@ class RunContract:
             gpus_per_rank=fields.whole("gpus_per_rank", high=1),
             entrypoint=Entrypoint.from_fields(fields.section("entrypoint")),
             deepspeed_config=_optional_mapping(fields, "deepspeed_config"),
-            storage=fields.optional_text("storage", max_chars=1024, pattern=r"/[^\x00]+"),
+            storage=fields.optional_text("storage", max_chars=1024, pattern=_STORAGE),
             resume=fields.choice("resume", ("Auto", "Never")),
+            keep=Keep.from_fields(fields.section("keep")),
             head_pod_uid=fields.text("head_pod_uid", max_chars=64),
             env=_read_env(fields),
             distributed=fields.flag("distributed"),
@@ -277,9 +318,14 @@ class RunContract:
         return contract
 
 
+def run_path(job: JobRef, run: str) -> str:
+    """Return a run's folder below the storage's root: <namespace>/<name>/<uid>/<run>."""
+    return f"{job.namespace}/{job.name}/{job.uid}/{run}"
+
+
 def run_dir(storage: str, job: JobRef, run: str) -> str:
     """Return the folder of a run: <storage>/<namespace>/<name>/<uid>/<run>."""
-    return f"{storage.rstrip('/')}/{job.namespace}/{job.name}/{job.uid}/{run}"
+    return f"{storage.rstrip('/')}/{run_path(job, run)}"
 
 
 def attempt_dir(storage: str, job: JobRef, run: str, attempt: int) -> str:

@@ -14,9 +14,7 @@ from deepspeed_trainer.progress import MAX_UNIX_S, refuse_version
 
 MANIFEST_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.dsjob.json"
-"""Lies in <save_dir>/<tag>/; a checkpoint without it was never committed."""
-REJECTED_FILE: Final = "rejected.dsjob.json"
-"""Lies beside a manifest whose files turned out to be damaged: never resumed from again."""
+"""Lies at the root of a checkpoint; one without it was never committed."""
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 MAX_FILES: Final = 1_000_000
 
@@ -50,7 +48,11 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One committed checkpoint; `time` in unix seconds, `versions` of torch, deepspeed and ray."""
+    """One committed checkpoint; `time` in unix seconds, `versions` of torch, deepspeed and ray.
+
+    `source` is where the program had saved it, and so where it looks for it again: absolute, or
+    below DSJOB_CHECKPOINT_DIR.
+    """
 
     step: int
     tag: str
@@ -60,6 +62,7 @@ class Manifest:
     time: float
     versions: Mapping[str, str]
     files: tuple[ManifestFile, ...]
+    source: str = ""
 
     def files_of(self, rank: int) -> tuple[ManifestFile, ...]:
         """Return the files that a rank owns."""
@@ -94,5 +97,6 @@ class Manifest:
             attempt=fields.whole("attempt", low=1, high=100_000),
             time=fields.number("time", low=0, high=MAX_UNIX_S),
             versions=versions,
+            source=fields.text("source", max_chars=4096),
             files=tuple(ManifestFile.from_fields(section) for section in sections),
         )

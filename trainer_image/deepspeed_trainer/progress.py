@@ -72,6 +72,8 @@ class Cause(StrEnum):
     """The driver runs on another head pod than the one it was submitted to."""
     STORAGE = "Storage"
     """The job's storage cannot be written or read."""
+    SUPERSEDED = "Superseded"
+    """A newer attempt of the run has begun on the storage; this one may write no more."""
     STOPPED = "Stopped"
     """The run was stopped from outside."""
     CONTRACT_INVALID = "ContractInvalid"

@@ -1,7 +1,7 @@
-"""The spec of a DeepSpeedJob: what users ask for, with its rules.
+"""The spec of a DeepSpeedJob: what users ask for, field by field.
 
-Each field says default, unit and whether it can change.  Rules between fields are CEL and run in
-the API server; what only the operator can know (is the ConfigMap there?) is decided in decide/.
+Each field says default, unit and whether it can change.  Rules between fields are in rules.py; what
+only the operator can know (is the ConfigMap there?) is decided in decide/.
 """
 
 from typing import Annotated, Literal
@@ -14,8 +14,6 @@ from deepspeed_operator.api.schema import (
     IntOrString,
     RawObject,
     fixed,
-    rule,
-    rules,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
@@ -187,11 +185,38 @@ class DeepSpeed(ApiModel):
     """A .deepspeed_env whose variables the ranks get."""
 
 
-class Storage(ApiModel):
-    """Where checkpoints and logs live: shared by all nodes, outlives the cluster."""
+class SecretRef(ApiModel):
+    """A Secret in the job's namespace."""
 
-    volume_claim: Name
+    name: Name
+    """Name of the Secret."""
+
+
+class Storage(ApiModel):
+    """Where checkpoints live: a volume or a bucket, shared by all nodes, outlives the cluster.
+
+    A volume also holds the logs of all attempts.
+    """
+
+    volume_claim: Name | None = None
     """Name of a PersistentVolumeClaim in the job's namespace; ReadWriteMany when nodes > 1."""
+    uri: (
+        Annotated[
+            str,
+            Field(
+                max_length=1024,
+                pattern=r"^(s3|gs|abfs|abfss)://[A-Za-z0-9][A-Za-z0-9._-]*(@[A-Za-z0-9.-]+)?(/[^?#\s]*)?$",
+            ),
+        ]
+        | None
+    ) = None
+    """A bucket, and a folder in it: s3://bucket/folder, gs://bucket/folder or
+    abfs://container@account.dfs.core.windows.net/folder. What programs save is uploaded while they
+    go on."""
+    secret_ref: SecretRef | None = None
+    """Secret whose keys become environment variables of head and workers: AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_SERVICE_ACCOUNT_KEY;
+    AZURE_STORAGE_ACCOUNT_KEY. Default: the platform's workload identity."""
 
 
 class Resume(ApiModel):
@@ -201,11 +226,37 @@ class Resume(ApiModel):
     """Auto (default): from this run's newest verified checkpoint. Never: from the beginning."""
 
 
+class Best(ApiModel):
+    """The checkpoint with the best value of a metric."""
+
+    metric: Annotated[str, Field(min_length=1, max_length=128)]
+    """Name of a metric that the program reports, as status.progress.metrics shows it."""
+    mode: Literal["Min", "Max"] = "Min"
+    """Whether the lowest (Min, the default) or the highest (Max) value is best."""
+
+
+class Keep(ApiModel):
+    """Which checkpoints stay.
+
+    The newest one, and the one that the running attempt continued from, are never deleted; nor is
+    anything that this run did not commit.
+    """
+
+    last: Annotated[int, Field(ge=1, le=10000)]
+    """The newest so many."""
+    best: Best | None = None
+    """Also the best one. Default none."""
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Also those whose step is a multiple of this. Default none."""
+
+
 class Checkpoint(ApiModel):
     """How checkpoints are used."""
 
     resume: Resume = Resume()
     """Where a new attempt starts."""
+    keep: Keep | None = None
+    """Which checkpoints stay when newer ones are there. Default all of them."""
 
 
 class FailurePolicy(ApiModel):
@@ -297,86 +348,3 @@ class DeepSpeedJobSpec(ApiModel):
     """The head pod. A change counts for the next RayCluster."""
     worker: Worker = Worker()
     """The worker pods. A change counts for the next RayCluster."""
-
-
-KINDS = ("script", "module", "command", "function", "driver")
-
-FIXED_OPTIONAL = (
-    "image",
-    "storage",
-    "code",
-    *(f"entrypoint.{kind}" for kind in KINDS),
-    "entrypoint.args",
-    "entrypoint.workingDir",
-)
-"""Fields that may neither appear nor vanish; rules on the fields themselves keep their values."""
-
-SPEC_RULES = rules(
-    rule(
-        f"[{', '.join(f'has(self.entrypoint.{kind})' for kind in KINDS)}].filter(x, x).size() == 1",
-        f"set exactly one of {', '.join(f'entrypoint.{kind}' for kind in KINDS)}",
-        path=".entrypoint",
-    ),
-    rule(
-        "!has(self.entrypoint.config) || has(self.entrypoint.function)",
-        "entrypoint.config is the argument of entrypoint.function; others take args",
-        path=".entrypoint.config",
-    ),
-    rule(
-        "!has(self.entrypoint.args) || size(self.entrypoint.args) == 0"
-        " || has(self.entrypoint.script) || has(self.entrypoint.module)"
-        " || has(self.entrypoint.driver)",
-        "entrypoint.args are for script, module and driver; a function takes config, a command"
-        " holds its own arguments",
-        path=".entrypoint.args",
-    ),
-    rule(
-        "!has(self.entrypoint.localRankArg) || self.entrypoint.localRankArg"
-        " || has(self.entrypoint.script) || has(self.entrypoint.module)",
-        "entrypoint.localRankArg: false is for script and module; the others get no --local_rank",
-        path=".entrypoint.localRankArg",
-    ),
-    rule(
-        "!has(self.entrypoint.distributed) || self.entrypoint.distributed"
-        " || !has(self.entrypoint.function)",
-        "a function always runs in a process group; remove entrypoint.distributed",
-        path=".entrypoint.distributed",
-    ),
-    rule(
-        "!has(self.entrypoint.per) || self.entrypoint.per == 'Rank'"
-        " || has(self.entrypoint.command)",
-        "entrypoint.per: Node is for entrypoint.command; the others have no launcher to call",
-        path=".entrypoint.per",
-    ),
-    rule(
-        "!has(self.entrypoint.sizing) || self.entrypoint.sizing == 'Job'"
-        " || has(self.entrypoint.driver)",
-        "entrypoint.sizing: Program is for entrypoint.driver, which has a ScalingConfig of its own",
-        path=".entrypoint.sizing",
-    ),
-    rule(
-        "!has(self.code) || has(self.code.configMap) != has(self.code.volume)",
-        "set exactly one of code.configMap and code.volume",
-        path=".code",
-    ),
-    rule(
-        "!has(self.deepspeed) || !(has(self.deepspeed.config) && has(self.deepspeed.configMap))",
-        "set at most one of deepspeed.config and deepspeed.configMap",
-        path=".deepspeed",
-    ),
-    rule(
-        "!has(self.accelerator) || self.accelerator.type != 'CPU'"
-        " || !has(self.accelerator.resourceName)",
-        "accelerator.resourceName has no meaning when accelerator.type is CPU; remove it",
-        path=".accelerator.resourceName",
-    ),
-    *(
-        rule(
-            f"has(self.{name}) == has(oldSelf.{name})",
-            f"{name} cannot be changed after creation; delete the job and create it anew",
-            path=f".{name}",
-        )
-        for name in FIXED_OPTIONAL
-    ),
-)
-"""Rules between fields of the spec; put on the spec by tools/gen.py through the model below."""

@@ -7,8 +7,16 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from deepspeed_operator.api.rules import SPEC_RULES
 from deepspeed_operator.api.schema import ApiModel, rule, rules
-from deepspeed_operator.api.spec import SPEC_RULES, Code, ConfigMapKey, DeepSpeedJobSpec, Entrypoint
+from deepspeed_operator.api.spec import (
+    Code,
+    ConfigMapKey,
+    DeepSpeedJobSpec,
+    Entrypoint,
+    Keep,
+    Storage,
+)
 from deepspeed_operator.api.status import (
     MAX_ATTEMPTS_SHOWN,
     Attempt,
@@ -39,9 +47,11 @@ __all__ = [
     "DeepSpeedJobStatus",
     "Entrypoint",
     "Failure",
+    "Keep",
     "Metric",
     "ProgressStatus",
     "RunStatus",
+    "Storage",
 ]
 
 NAME_RULES = rules(

@@ -69,7 +69,7 @@ def _build_pod_spec(
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(sizes.shm_bytes)}},
         {"name": "tmp", "emptyDir": {}},
     ]
-    if spec.storage is not None:
+    if spec.storage is not None and spec.storage.volume_claim is not None:
         claim = {"claimName": spec.storage.volume_claim}
         volumes.append({"name": "storage", "persistentVolumeClaim": claim})
     if spec.code is not None:
@@ -135,7 +135,7 @@ def _build_container(
     if sizes.device is not None:
         requests[sizes.device] = limits[sizes.device] = str(sizes.devices)
     mounts = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
-    if spec.storage is not None:
+    if spec.storage is not None and spec.storage.volume_claim is not None:
         mounts.append({"name": "storage", "mountPath": contract.STORAGE_MOUNT})
     if spec.code is not None:
         mounts.append(_build_code_mount(spec.code))
@@ -159,6 +159,8 @@ def _build_container(
         ],
         "volumeMounts": mounts,
     }
+    if spec.storage is not None and spec.storage.secret_ref is not None:
+        container["envFrom"] = [{"secretRef": {"name": spec.storage.secret_ref.name}}]
     folder = spec.entrypoint.working_dir or (contract.CODE_MOUNT if spec.code else None)
     if folder is not None:
         container["workingDir"] = folder

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deepspeed_operator.api.job import JobFacts
-from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec, Entrypoint
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec, Entrypoint, Keep, Storage
 from deepspeed_operator.build.sizing import ACCELERATORS, derive_worker_sizes
 from deepspeed_operator.errors import InvalidJob
 from deepspeed_trainer import contract
@@ -52,9 +52,26 @@ def build_contract(
         deepspeed_config=deepspeed_config,
         distributed=spec.entrypoint.distributed,
         env=env,
-        storage=None if spec.storage is None else contract.STORAGE_MOUNT,
+        storage=_build_storage(spec.storage),
+        keep=_build_keep(spec.checkpoint.keep),
         resume=spec.checkpoint.resume.mode,
         head_pod_uid=head_uid,
+    )
+
+
+def _build_storage(given: Storage | None) -> str | None:
+    return None if given is None else given.uri or contract.STORAGE_MOUNT
+
+
+def _build_keep(given: Keep | None) -> contract.Keep:
+    if given is None:
+        return contract.Keep()
+    best = given.best
+    return contract.Keep(
+        last=given.last,
+        best_metric=best.metric if best else None,
+        best_mode=best.mode if best else "Min",
+        every=given.every,
     )
 
 

@@ -216,4 +216,6 @@ def _name_files(job: Job, attempt: Mapping[str, Any]) -> str:
     if storage is None:
         return "without spec.storage its lines went with it"
     path = _logs_folder(job, attempt).removeprefix(f"{STORAGE_MOUNT}/")
+    if "uri" in storage:
+        return f"its lines are in {storage['uri'].rstrip('/')}/{path}"
     return f"its lines are on claim {storage['volumeClaim']} in {path}"

@@ -147,6 +147,9 @@ def _sections(job: Job, now: datetime) -> Iterator[tuple[str, list[str]]]:
     yield "why", [printable(why) if ready else "the operator has not seen it yet"]
     if _has_stepped(job):
         yield "progress", [printable("  ".join(describe_progress(status["progress"])))]
+    notice = (status.get("progress") or {}).get("notice")
+    if notice:
+        yield "notice", [printable(notice)]
     if status.get("checkpoint"):
         saved = status["checkpoint"]
         age = format_span(now, _read_time(saved["time"]))

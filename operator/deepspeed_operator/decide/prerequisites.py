@@ -96,7 +96,7 @@ def _named_config_maps(spec: DeepSpeedJobSpec) -> Iterator[tuple[str, str, str |
 
 def _named_claims(spec: DeepSpeedJobSpec) -> Iterator[tuple[str, str]]:
     """Yield field and name of each claim."""
-    if spec.storage is not None:
+    if spec.storage is not None and spec.storage.volume_claim is not None:
         yield "storage.volumeClaim", spec.storage.volume_claim
     if spec.code is not None and spec.code.volume is not None:
         yield "code.volume.claim", spec.code.volume.claim
@@ -117,8 +117,9 @@ def _storage(view: View, answers: Prerequisites) -> Unmet | None:
         return None
     return (
         Reason.STORAGE_MISSING,
-        f"spec.storage is not set, but {view.spec.nodes} nodes need a volume that all of them"
-        " share for checkpoints: name a ReadWriteMany claim in spec.storage.volumeClaim",
+        f"spec.storage is not set, but {view.spec.nodes} nodes need a place that all of them"
+        " share for checkpoints: name a ReadWriteMany claim in spec.storage.volumeClaim, or a"
+        " bucket in spec.storage.uri",
     )
 
 

@@ -144,6 +144,7 @@ def derive_progress(
             loss=progress.loss,
             samples_per_second=progress.samples_per_second,
             metrics=[Metric(name=m.name, value=m.value) for m in progress.metrics],
+            notice=progress.notice,
             updated_at=format_time(now),
         )
     }

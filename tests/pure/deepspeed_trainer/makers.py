@@ -4,6 +4,7 @@ from typing import Any
 
 from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.failures import RankEnd
+from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.contract import (
     Entrypoint,
     EntrypointKind,
@@ -65,7 +66,32 @@ def a_running_attempt(pods: tuple[str, ...] = ("a", "b"), **changes: Any) -> Att
     for rank, pod in enumerate(pods):
         attempt.note_hello(rank, hello(pod), 0.0)
         attempt.note_hook(rank, None)
+    begin(attempt)
     return attempt
+
+
+def begin(attempt: Attempt) -> None:
+    """All ranks have read what they continue from: nothing."""
+    attempt.note_resume(Resume(1), None)
+    for rank in range(attempt.contract.world_size):
+        attempt.note_prepared(rank, 1)
+
+
+def a_closed_save(number: int = 1, **changes: Any) -> dict[str, Any]:
+    """The fact that a rank holds a save."""
+    fact = {
+        "kind": "closed",
+        "number": number,
+        "path": f"run/checkpoints/step-{number}",
+        "tag": f"step{number}",
+        "step": number,
+        "zero_stage": 3,
+        "source": ".",
+        "report": False,
+        "blocked_s": 0.01,
+        "size_bytes": 3,
+    }
+    return {**fact, **changes}
 
 
 def ended(exit_code: int = 0, **changes: Any) -> dict[str, Any]:

@@ -157,6 +157,13 @@ def test_the_page_of_a_failed_job_holds_all_that_one_looks_for() -> None:
     assert "NotRunning" not in page, "a condition that does not hold tells nothing"
 
 
+def test_the_page_tells_what_was_passed_over() -> None:
+    job = a_job(progress={"step": 6, "notice": "checkpoint step-10 of step 10: a.pt is missing"})
+    assert "checkpoint step-10 of step 10: a.pt is missing" in page_of(
+        {**job, "metadata": {"name": "bert"}}
+    )
+
+
 def test_the_page_of_a_new_job_says_that_nobody_has_seen_it() -> None:
     page = page_of({"metadata": {"name": "bert"}, "spec": {"nodes": 1}})
     assert "bert  New" in page

@@ -31,6 +31,7 @@ CONFIG_MAPS = {
 }
 CPU = {"type": "CPU"}
 SCRIPT = {"script": "train.py"}
+KEEP_ONE = {"checkpoint": {"keep": {"last": 1}}}
 GPU = {"accelerator": {"type": "Nvidia"}}
 
 # Field: two specs' worth of changes that differ in that field alone.
@@ -113,6 +114,21 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "storage.volumeClaim": (
         {"storage": {"volumeClaim": "a"}},
         {"storage": {"volumeClaim": "b"}},
+    ),
+    "storage.uri": ({"storage": {"uri": "s3://a"}}, {"storage": {"uri": "s3://b/c"}}),
+    "storage.secretRef.name": (
+        {"storage": {"uri": "s3://a", "secretRef": {"name": "a"}}},
+        {"storage": {"uri": "s3://a", "secretRef": {"name": "b"}}},
+    ),
+    "checkpoint.keep.last": (KEEP_ONE, {"checkpoint": {"keep": {"last": 2}}}),
+    "checkpoint.keep.every": (KEEP_ONE, {"checkpoint": {"keep": {"last": 1, "every": 5}}}),
+    "checkpoint.keep.best.metric": (
+        KEEP_ONE,
+        {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss"}}}},
+    ),
+    "checkpoint.keep.best.mode": (
+        {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss"}}}},
+        {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss", "mode": "Max"}}}},
     ),
     "checkpoint.resume.mode": ({}, {"checkpoint": {"resume": {"mode": "Never"}}}),
     "failurePolicy.maxRestarts": (

@@ -8,29 +8,28 @@ turns facts into changes of the Attempt, writes manifests and events.jsonl to th
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 
-from deepspeed_trainer import checkpoint
 from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.endpoint import ProgressServer
-from deepspeed_trainer.board.ranks import Orders, Verdict
-from deepspeed_trainer.board.saves import Save
+from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
+from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
     BOARD_ACTOR,
     BOARD_NAMESPACE,
     PROGRESS_PORT,
     Cause,
+    ContractError,
     Failure,
-    Manifest,
     ManifestFile,
     ResumedFrom,
     RunContract,
     RunPhase,
-    attempt_dir,
 )
 
 MAX_BOARDS: Final = 32
@@ -44,18 +43,26 @@ class Board:
 
     def __init__(self, port: int, token: str) -> None:
         self._attempts: dict[str, Attempt] = {}
+        self._storages: dict[str, RunStorage] = {}
         self._answers: dict[str, str] = {}
         self._server = ProgressServer(port, token, self._answers.get)
         self._server.start()
 
-    def open(self, contract_json: str) -> None:
-        """Start a board; the oldest one goes when there are too many."""
+    def open(self, contract_json: str) -> bool:
+        """Start a board and open the attempt's epoch; False when the storage does not let it.
+
+        The oldest board goes when there are too many.
+        """
         contract = RunContract.from_json(contract_json)
         if len(self._attempts) >= MAX_BOARDS:
             oldest = next(iter(self._attempts))
             del self._attempts[oldest], self._answers[oldest]
-        self._attempts[contract.submission_id] = Attempt(contract, _now())
+            self._storages.pop(oldest, None)
+        attempt = self._attempts[contract.submission_id] = Attempt(contract, _now())
+        if contract.storage is not None:
+            self._open_storage(attempt)
         self._publish(contract.submission_id)
+        return not attempt.has_failed
 
     def set_phase(self, submission_id: str, phase: str) -> None:
         """The driver says where it is."""
@@ -76,6 +83,8 @@ class Board:
             self._log(attempt, "failed", cause=failure.cause, message=failure.message)
         else:
             self._log(attempt, "succeeded")
+        if submission_id in self._storages:
+            self._storages[submission_id].finish()
         self._publish(submission_id)
         return self._answers[submission_id]
 
@@ -100,31 +109,29 @@ class Board:
         attempt = self._attempts[submission_id]
         for fact in facts:
             self._take(attempt, rank, fact)
+        if attempt.needs_resume:
+            self._choose(attempt)
         orders = attempt.orders(rank, _now())
         # The steps of other ranks are not shown, and there may be many of them.
         if rank == 0 or any(fact["kind"] != "step" for fact in facts):
             self._publish(submission_id)
         return orders
 
-    def give_up_save(self, submission_id: str, folder: str) -> None:
-        """A folder is about to be saved to again: what it held is no checkpoint any more."""
-        attempt = self._attempts[submission_id]
-        given_up = attempt.saves.give_up(folder)
-        if checkpoint.uncommit(Path(folder)) or given_up:
-            self._log(attempt, "overwritten", folder=folder)
-
     def _take(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        takers = {
+            "loaded": self._take_loaded,
+            "prepared": self._take_prepared,
+            "damaged": self._take_damaged,
+            "closed": self._take_closed,
+            "brought": self._take_brought,
+            "save_lost": self._take_lost_save,
+        }
         match fact["kind"]:
+            case kind if kind in takers:
+                takers[kind](attempt, rank, fact)
             case "step":
                 if attempt.note_figures(rank, fact, _now()):
                     self._log(attempt, "firstStep", rank=rank, step=fact["first"])
-            case "loaded":
-                self._take_loaded(attempt, rank, fact)
-            case "hashed":
-                self._take_hashed(attempt, rank, fact)
-            case "hash_failed":
-                attempt.saves.give_up(fact["folder"])
-                self._log(attempt, "saveLost", rank=rank, message=fact["message"])
             case "end":
                 attempt.note_end(rank, fact["end"], _now())
                 self._log(attempt, "ended", rank=rank, exitCode=fact["end"]["exit_code"])
@@ -132,62 +139,111 @@ class Board:
                 attempt.take(rank, fact, _now())
 
     def _take_loaded(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        folder = fact["folder"]
-        self._log(
-            attempt, "loaded", rank=rank, step=fact["step"], folder=folder, files=fact["files"]
-        )
-        if folder is not None:
-            path = _below_storage(attempt.contract, folder)
+        names = ("step", "folder", "path")
+        self._log(attempt, "loaded", rank=rank, **{name: fact[name] for name in names})
+        if fact["folder"] is not None:
+            path = fact["path"] or _below_storage(attempt.contract, fact["folder"])
             attempt.note_loaded(rank, ResumedFrom(fact["step"], path, fact["attempt"]))
 
-    def _take_hashed(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        files = tuple(ManifestFile(**file) for file in fact["files"])
-        names = {"rank": rank, "step": fact["step"], "folder": fact["folder"]}
-        self._log(attempt, "saved", **names, files=fact["files"])
-        save = attempt.saves.note_hashed(rank, fact["folder"], fact["number"], files)
-        if save is not None:
-            self._commit(attempt, save)
+    def _take_prepared(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        attempt.note_prepared(rank, int(fact["number"]))
+        self._log_files(attempt, rank, fact)
 
-    def _commit(self, attempt: Attempt, save: Save) -> None:
-        contract, folder = attempt.contract, Path(save.folder)
-        files = [file for rank in sorted(save.files) for file in save.files[rank]]
-        if not files:
-            return  # figures were reported and no checkpoint
-        try:
-            manifest = Manifest(
-                step=save.step,
-                tag=save.tag,
-                world_size=contract.world_size,
-                zero_stage=save.zero_stage,
-                attempt=contract.attempt,
-                time=_now(),
-                versions={**attempt.versions, "ray": ray.__version__},
-                files=checkpoint.unite(folder, files),
+    def _take_lost_save(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        if attempt.saves.give_up(int(fact["number"])) is not None:
+            self._log(attempt, "saveLost", rank=rank, message=fact["message"])
+
+    def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        if attempt.note_damaged(int(fact["number"])):
+            names = {"path": fact["path"], "message": fact["message"]}
+            self._log(attempt, "rejected", rank=rank, **names)
+            self._at_storage(
+                attempt, lambda storage: storage.reject(fact["path"], fact["message"], _now())
             )
-            checkpoint.commit(folder, manifest)
+
+    def _take_closed(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        names = ("step", "tag", "path", "blocked_s", "size_bytes")
+        self._log(attempt, "saved", rank=rank, **{name: fact[name] for name in names})
+        refusal = attempt.saves.note_closed(rank, fact)
+        if refusal is not None:
+            self._log(attempt, "saveLost", rank=rank, message=refusal)
+
+    def _take_brought(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        self._log_files(attempt, rank, fact)
+        files = tuple(ManifestFile(**file) for file in fact["files"])
+        save = attempt.saves.note_brought(rank, int(fact["number"]), files)
+        if save is None or not any(save.files.values()):
+            return  # not all are there, or figures were reported and no checkpoint
+        versions, metrics = {**attempt.versions, "ray": ray.__version__}, attempt.metrics
+        done = self._at_storage(
+            attempt, lambda storage: storage.commit(save, versions, metrics, _now())
+        )
+        if done:
+            attempt.note_committed(save, _now())
+            self._log(attempt, "committed", step=save.step, tag=save.tag, path=save.path)
+            self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
+
+    def _remove_surplus(self, attempt: Attempt, storage: RunStorage) -> None:
+        for path in storage.remove_surplus(_now()):
+            self._log(attempt, "deleted", path=path, message="spec.checkpoint.keep")
+
+    def _log_files(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        """Leave a trace of each rank's bytes: what was brought, and what was read again."""
+        if fact["files"]:
+            names = {"rank": rank, "step": fact["step"], "files": fact["files"]}
+            self._log(attempt, fact["kind"], **names)
+
+    def _open_storage(self, attempt: Attempt) -> None:
+        contract = attempt.contract
+        try:
+            self._storages[contract.submission_id] = RunStorage(contract, _now())
+        except Superseded as error:
+            attempt.fail(Failure(Cause.SUPERSEDED, str(error)))
+        except (OSError, ContractError) as error:
+            message = f"the job's storage at {contract.storage}: {error}"
+            attempt.fail(Failure(Cause.STORAGE, message[:2048]))
+
+    def _choose(self, attempt: Attempt) -> None:
+        storage = self._storages.get(attempt.contract.submission_id)
+        if storage is None:
+            attempt.note_resume(Resume(1), None)
+            return
+        try:
+            resume, passed_over = storage.choose()
+        except OSError as error:
+            attempt.fail(Failure(Cause.STORAGE, f"choosing a checkpoint: {error}"[:2048]))
+            return
+        attempt.note_resume(resume, passed_over)
+        names = {"path": resume.save, "step": resume.step, "report": resume.report}
+        self._log(attempt, "chosen", **names, passedOver=passed_over)
+
+    def _at_storage(self, attempt: Attempt, act: Callable[[RunStorage], None]) -> bool:
+        """Write to the storage; a superseded attempt ends, a failed write is told and no more."""
+        try:
+            act(self._storages[attempt.contract.submission_id])
+        except Superseded as error:
+            attempt.fail(Failure(Cause.SUPERSEDED, str(error)))
         except OSError as error:
             # Training goes on: this checkpoint does not count, the one before still does.
-            self._log(attempt, "saveLost", message=f"manifest of {save.folder}: {error}")
-            return
-        attempt.note_committed(save, _below_storage(contract, save.folder), manifest.time)
-        self._log(attempt, "committed", step=save.step, tag=save.tag, folder=save.folder)
+            self._log(attempt, "saveLost", message=f"{type(error).__name__}: {error}")
+        else:
+            return True
+        return False
 
     def _publish(self, submission_id: str) -> None:
         self._answers[submission_id] = self._attempts[submission_id].progress().to_json()
 
     def _log(self, attempt: Attempt, event: str, **details: Any) -> None:
         """Add a line to the attempt's events.jsonl, when there is storage."""
-        contract = attempt.contract
         line = json.dumps({"time": _now(), "event": event, **details})
         print(line, flush=True)  # noqa: T201  the actor's log in Ray's session folder
-        if contract.storage is None:
+        storage = self._storages.get(attempt.contract.submission_id)
+        if storage is None:
             return
-        folder = Path(attempt_dir(contract.storage, contract.job, contract.run, contract.attempt))
         try:
-            with (folder / "events.jsonl").open("a") as file:
-                file.write(line + "\n")
+            storage.note_event(line, _now())
         except OSError as error:
-            print(f"events.jsonl in {folder}: {error}", flush=True)  # noqa: T201  see above
+            print(f"events.jsonl: {error}", flush=True)  # noqa: T201  see above
 
 
 def open_board() -> Any:

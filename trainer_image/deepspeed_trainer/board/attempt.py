@@ -19,6 +19,7 @@ from deepspeed_trainer.board.ranks import (
     Launch,
     Orders,
     RankState,
+    Resume,
     Verdict,
     describe_launch,
     find_misplacement,
@@ -69,6 +70,9 @@ class Attempt:
         self._failure: Failure | None = None
         self._first_end_at: float | None = None
         self._launches: dict[int, Launch] = {}
+        self._resume: Resume | None = None
+        self._prepared: set[int] = set()
+        self._passed_over: str | None = None
         self._updated_at = now
 
     # What comes in.
@@ -92,8 +96,6 @@ class Attempt:
                 self.note_metrics(rank, fact["values"])
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
-            case "saved":
-                self.saves.note_saved(rank, Save.from_fact(fact))
             case unknown:
                 raise ValueError(f"rank {rank} sent a fact of unknown kind {unknown!r}")
 
@@ -113,6 +115,33 @@ class Attempt:
             misplaced = find_misplacement(self.contract, self._ranks)
             if misplaced is not None:
                 self.fail(misplaced)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a reason is known why this attempt cannot go on."""
+        return self._failure is not None
+
+    @property
+    def needs_resume(self) -> bool:
+        """Whether all ranks are there and wait to be told what to continue from."""
+        return self._is_complete and self._resume is None and self._failure is None
+
+    def note_resume(self, resume: Resume, passed_over: str | None) -> None:
+        """The checkpoint to continue from was chosen; `passed_over` says what was not taken."""
+        self._resume, self._prepared = resume, set()
+        self._passed_over = passed_over or self._passed_over
+
+    def note_prepared(self, rank: int, number: int) -> None:
+        """A rank has read its files of the chosen checkpoint, and they are what was saved."""
+        if self._resume is not None and number == self._resume.number:
+            self._prepared.add(rank)
+
+    def note_damaged(self, number: int) -> bool:
+        """A rank found damage; another must be chosen. False when that was known already."""
+        if self._resume is None or number != self._resume.number:
+            return False
+        self._resume = None
+        return True
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
         """Take a `step` fact; True when the rank did its first step of this attempt."""
@@ -179,9 +208,9 @@ class Attempt:
         if sentence not in self._overrides and len(self._overrides) < MAX_OVERRIDES:
             self._overrides.append(sentence[:MAX_LINE_CHARS])
 
-    def note_committed(self, save: Save, path: str, now: float) -> None:
-        """The manifest of a save is written; `path` is below the storage's root."""
-        self.checkpoint = SavedCheckpoint(save.step, save.tag, path, now)
+    def note_committed(self, save: Save, now: float) -> None:
+        """A save counts from now on."""
+        self.checkpoint = SavedCheckpoint(save.step, save.tag, save.path, now)
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
@@ -214,11 +243,23 @@ class Attempt:
 
     # What goes out.
 
+    @property
+    def metrics(self) -> Mapping[str, str]:
+        """What rank 0 has reported by now, decimal text by name."""
+        return dict(self._figures.metrics)
+
     def orders(self, rank: int, now: float) -> Orders:
         """Return what a rank shall do now."""
         must_stop = self._must_stop(now)
-        launch = None if must_stop else self._launches.get(rank)
-        return Orders(launch, must_stop, self._may_leave(rank))
+        is_ready = self._resume is not None and len(self._prepared) == self.contract.world_size
+        return Orders(
+            launch=self._launches.get(rank) if is_ready and not must_stop else None,
+            must_stop=must_stop,
+            may_leave=self._may_leave(rank),
+            resume=self._resume,
+            upload=self.saves.upload,
+            newest_save=self.saves.newest,
+        )
 
     def progress(self) -> Progress:
         """Return what the endpoint shows."""
@@ -328,7 +369,7 @@ class Attempt:
             if state.hook_failure or (state.end and not state.is_hooked)
         }
         if not broken:
-            return None
+            return self._passed_over
         return f"progress unavailable on {name_ranks(list(broken))}: {next(iter(broken.values()))}"
 
 

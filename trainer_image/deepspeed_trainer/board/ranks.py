@@ -28,12 +28,33 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """What an attempt continues from: paths below the storage's root, empty for none."""
+
+    number: int
+    """Counts the choices of this attempt: when one turns out to be damaged, another is made."""
+    save: str = ""
+    """A checkpoint that a program finds where it had saved it."""
+    report: str = ""
+    """The checkpoint that ray.train.get_checkpoint answers."""
+    step: int = 0
+    attempt: int = 0
+    """Which step `save` is of, or `report` where there is none, and which attempt had made it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """The head's answer to a rank: start with `launch`, stop the program, or return."""
 
     launch: Launch | None = None
     must_stop: bool = False
     may_leave: bool = False
+    resume: Resume | None = None
+    """What to get ready before the launch is given."""
+    upload: int = 0
+    """The save to bring to the storage now; 0 for none."""
+    newest_save: int = 0
+    """Saves before this one are not asked for any more, but for `upload`."""
 
 
 @dataclass(frozen=True, slots=True)

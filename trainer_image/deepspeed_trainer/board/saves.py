@@ -1,68 +1,117 @@
-"""Saves that are on their way to a commit: which ranks have saved, which have hashed. Pure.
+"""Saves on their way to a commit: which ranks hold them, which have brought them. Pure.
 
-A save is known by its folder and by how often the folder was saved to; it can be committed when
-every rank of the attempt has described its own files.  A newer save into the same folder replaces
-one that is still open.
+Ranks save in step, so the n-th save of one rank is the n-th of all.  A save that all ranks hold may
+be brought to the storage; one is on its way at a time, and of those that wait only the newest is
+kept, so that a slow storage costs checkpoints and never the training.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from deepspeed_trainer.manifest import ManifestFile
+
+_SAME_ON_ALL: Final = ("path", "tag", "step")
 
 
 @dataclass(slots=True)
 class Save:
-    """One save of all ranks into `folder` (an absolute path), the `number`th into it."""
+    """One save of all ranks; `path` is where it shall lie below the storage's root."""
 
-    folder: str
+    number: int
+    path: str
     tag: str
     step: int
     zero_stage: int
-    number: int
-    saved: set[int] = field(default_factory=set)
+    source: str
+    is_report: bool
+    held: set[int] = field(default_factory=set)
     files: dict[int, tuple[ManifestFile, ...]] = field(default_factory=dict)
+    blocked_s: float = 0.0
+    """Longest time that a rank's program waited for its files to be held."""
 
     @classmethod
     def from_fact(cls, fact: Mapping[str, Any]) -> Self:
-        """Read a `saved` fact."""
-        names = ("folder", "tag", "step", "zero_stage", "number")
-        return cls(**{name: fact[name] for name in names})
+        """Read a `closed` fact."""
+        names = ("number", "path", "tag", "step", "zero_stage", "source")
+        return cls(**{name: fact[name] for name in names}, is_report=fact["report"])
 
 
 class OpenSaves:
     """All saves of an attempt that are neither committed nor given up."""
 
     def __init__(self, world_size: int) -> None:
+        self.replaced = 0
+        """Saves that never counted because a newer one was there before their turn came."""
         self._world_size = world_size
-        self._open: dict[str, Save] = {}
+        self._open: dict[int, Save] = {}
+        self._current: int = 0
+        self._settled: set[int] = set()
 
-    def note_saved(self, rank: int, save: Save) -> None:
-        """A rank's save returned; `save` says which."""
-        current = self._open.get(save.folder)
-        if current is None or current.number < save.number:
-            current = self._open[save.folder] = save
-        if current.number == save.number:
-            current.saved.add(rank)
+    def note_closed(self, rank: int, fact: Mapping[str, Any]) -> str | None:
+        """A rank holds a save; return why it is given up when the ranks do not agree on it."""
+        number = int(fact["number"])
+        if number in self._settled:
+            return None
+        save = self._open.setdefault(number, Save.from_fact(fact))
+        save.held.add(rank)
+        save.blocked_s = max(save.blocked_s, float(fact["blocked_s"]))
+        for name in _SAME_ON_ALL:
+            if getattr(save, name) != fact[name]:
+                self.give_up(number)
+                return (
+                    f"save {number}: rank {rank} has {name} {fact[name]!r}, others have"
+                    f" {getattr(save, name)!r}; all ranks must save under one name"
+                )
+        return None
 
-    def note_hashed(
-        self, rank: int, folder: str, number: int, files: tuple[ManifestFile, ...]
-    ) -> Save | None:
-        """A rank described its files; return the save when it can now be committed."""
-        save = self._open.get(folder)
-        if save is None or save.number != number:
+    def note_brought(self, rank: int, number: int, files: tuple[ManifestFile, ...]) -> Save | None:
+        """A rank's files are on the storage; return the save when all ranks' are."""
+        save = self._open.get(number)
+        if save is None:
             return None
         save.files[rank] = files
         if len(save.files) < self._world_size:
             return None
-        return self._open.pop(folder)
+        self._settle(number)
+        return save
 
-    def give_up(self, folder: str) -> bool:
-        """Forget a save, because its folder is about to change or cannot be read."""
-        return self._open.pop(folder, None) is not None
+    def give_up(self, number: int) -> Save | None:
+        """Forget a save, because a rank cannot bring it; returns it when it was still open."""
+        save = self._open.get(number)
+        self._settle(number)
+        return save
+
+    def drop_partial(self) -> None:
+        """Forget what some ranks will never hold, because they have ended."""
+        for number in [n for n, save in self._open.items() if len(save.held) < self._world_size]:
+            self._settle(number)
+
+    @property
+    def newest(self) -> int:
+        """The newest save that all ranks hold; nobody will be asked for an older one."""
+        complete = [n for n, save in self._open.items() if len(save.held) == self._world_size]
+        return max(complete, default=0)
+
+    @property
+    def upload(self) -> int:
+        """The save that all ranks shall bring to the storage now; 0 for none."""
+        if self._current not in self._open:
+            newest = self.newest
+            self._current = newest if newest in self._open else 0
+            self._skip_older()
+        return self._current
 
     @property
     def is_waiting(self) -> bool:
-        """Whether some save is complete on all ranks and only waits for hashes."""
-        return any(len(save.saved) == self._world_size for save in self._open.values())
+        """Whether some save is held by all ranks and not on the storage yet."""
+        return any(len(save.held) == self._world_size for save in self._open.values())
+
+    def _skip_older(self) -> None:
+        for number in [number for number in self._open if number < self._current]:
+            self._settle(number)
+            self.replaced += 1
+
+    def _settle(self, number: int) -> None:
+        self._open.pop(number, None)
+        self._settled.add(number)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RunContract
 from deepspeed_trainer.hooks.patching import Patch, PatchOnImport
-from deepspeed_trainer.hooks.wire import RESUME_ENV, SOCKET_ENV, Wire
+from deepspeed_trainer.hooks.wire import SOCKET_ENV, Wire
 from deepspeed_trainer.rank import rankenv
 
 CONFIG_MODULE: Final = "ray.train.v2.api.config"
@@ -42,7 +42,7 @@ def install() -> None:
         print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log
         wire.report({"kind": "override", "sentence": sentence})
 
-    fitting = Fitting(contract, os.environ[RESUME_ENV], tell, lambda: wire.await_word("trainer"))
+    fitting = Fitting(contract, tell, lambda: wire.await_word("trainer"))
     # A patch that fails must end the program: it would train with other numbers than the job's.
     PatchOnImport(fitting.patches(), _raise).install()
 
@@ -50,11 +50,8 @@ def install() -> None:
 class Fitting:
     """What of a program's configuration becomes the job's."""
 
-    def __init__(
-        self, contract: RunContract, resume: str, tell: Tell, await_job: Callable[[], None]
-    ) -> None:
+    def __init__(self, contract: RunContract, tell: Tell, await_job: Callable[[], None]) -> None:
         self._contract = contract
-        self._resume = resume
         self._tell = tell
         self._await_job = await_job
         self._has_trainer = False
@@ -117,7 +114,7 @@ class Fitting:
         return {
             **given,
             "train_loop_per_worker": functools.partial(
-                run_train_loop, loop, self._contract.to_json(), self._resume
+                run_train_loop, loop, self._contract.to_json()
             ),
             "train_loop_config": given.get("train_loop_config") or {},
             "scaling_config": self.fit_scaling(given.get("scaling_config"), has_data=has_data),

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from deepspeed_trainer.board.failures import describe_program_end
 from deepspeed_trainer.board.ranks import Verdict
 from deepspeed_trainer.contract import CONTRACT_ENV, EXIT_SUCCEEDED, RunContract
-from deepspeed_trainer.hooks.wire import PROGRAM_ENV, RESUME_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.hooks.wire import PROGRAM_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
 from deepspeed_trainer.rank.child import ChildProcess
 from deepspeed_trainer.rank.ear import HookEar
@@ -41,8 +41,8 @@ class Program:
     What it imports until then takes longer than all that the job's own driver has to do.
     """
 
-    def __init__(self, contract: RunContract, resume: str) -> None:
-        """Start it; `resume` is what get_checkpoint answers its ranks."""
+    def __init__(self, contract: RunContract) -> None:
+        """Start it."""
         self._contract = contract
         self._line: Line | None = None
         self._has_line = threading.Event()
@@ -50,7 +50,6 @@ class Program:
         self._ear = HookEar(self._folder / "hook", self._pass_on)
         env = {
             **program_env(contract, rankenv.write_config(contract, self._folder)),
-            RESUME_ENV: resume,
             SOCKET_ENV: str(self._folder / "hook"),
         }
         entrypoint, log = contract.entrypoint, rankenv.log_folder(contract)

@@ -44,15 +44,15 @@ def preload() -> None:
     import ray.train.torch  # noqa: F401, PLC0415  after set_ray_env
 
 
-def train(contract: RunContract, resume: str) -> Verdict:
-    """Run the attempt's ranks to their end; `resume` is what get_checkpoint answers a function."""
+def train(contract: RunContract) -> Verdict:
+    """Run the attempt's ranks to their end."""
     from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415  after set_ray_env
     from ray.train.v2._internal.exceptions import (  # noqa: PLC0415  Ray has no public name for it
         WorkerHealthCheckFailedError,
     )
 
     try:
-        build_trainer(contract, resume).fit()
+        build_trainer(contract).fit()
     except WorkerGroupError as error:
         failures = error.worker_failures
         lost = {
@@ -77,7 +77,7 @@ class _Loop:
     env: Mapping[str, str]
 
 
-def build_trainer(contract: RunContract, resume: str) -> Any:
+def build_trainer(contract: RunContract) -> Any:
     """Return the TorchTrainer of an attempt."""
     from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415
 
@@ -90,7 +90,7 @@ def build_trainer(contract: RunContract, resume: str) -> Any:
         resources["GPU"] = contract.gpus_per_rank
     return LeanTrainer(
         loop.function,
-        train_loop_config={"contract": contract.to_json(), "resume": resume},
+        train_loop_config={"contract": contract.to_json()},
         torch_config=loop.torch_config,
         scaling_config=ScalingConfig(
             num_workers=contract.world_size,
@@ -136,9 +136,9 @@ def _own_loop(contract: RunContract) -> _Loop:
 
 def ray_folder(contract: RunContract) -> Path:
     """Return where Ray Train keeps the files of an attempt."""
-    if contract.storage is None:
+    if contract.volume is None:
         return Path("/tmp/dsjob") / contract.submission_id  # noqa: S108  the pod's own /tmp
-    return Path(attempt_dir(contract.storage, contract.job, contract.run, contract.attempt))
+    return Path(attempt_dir(contract.volume, contract.job, contract.run, contract.attempt))
 
 
 def _first_line(error: BaseException) -> str:

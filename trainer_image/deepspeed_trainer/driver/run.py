@@ -10,11 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from deepspeed_trainer import checkpoint
 from deepspeed_trainer.board.ranks import Verdict
 from deepspeed_trainer.contract import (
     CONTRACT_ENV,
@@ -29,11 +27,9 @@ from deepspeed_trainer.contract import (
     RunContract,
     RunPhase,
     derive_exit_code,
-    run_dir,
 )
 from deepspeed_trainer.driver import raytrain
 from deepspeed_trainer.driver.program import Program
-from deepspeed_trainer.rank import rankenv
 
 POLL_S: Final = 0.2
 STOPPED: Final = "the driver was asked to stop"
@@ -73,10 +69,9 @@ def main() -> int:
 def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
     """Do what needs no Ray, and start a driver program; returns what trains beside a board."""
     _refuse_wrong_head(contract)
-    resume = _prepare_storage(contract)
     if contract.entrypoint.kind is EntrypointKind.DRIVER:
-        return partial(_run_program, contract, Program(contract, resume))
-    return partial(_run_ranks, contract, resume)
+        return partial(_run_program, contract, Program(contract))
+    return partial(_run_ranks, contract)
 
 
 def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
@@ -86,9 +81,9 @@ def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
     return fail
 
 
-def _run_ranks(contract: RunContract, resume: str, board: "BoardOfRun") -> Verdict:
+def _run_ranks(contract: RunContract, board: "BoardOfRun") -> Verdict:
     _wait_for_ranks(contract, board)
-    return raytrain.train(contract, resume)
+    return raytrain.train(contract)
 
 
 def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
@@ -115,7 +110,7 @@ class BoardOfRun:
         self._board = open_board()
         if contract.entrypoint.kind is not EntrypointKind.DRIVER:  # which imports for itself
             raytrain.preload()
-        ray.get(self._board.open.remote(contract.to_json()))
+        self.may_start = bool(ray.get(self._board.open.remote(contract.to_json())))
         signal.signal(signal.SIGTERM, self._stop)
 
     def set_phase(self, phase: RunPhase) -> None:
@@ -150,35 +145,11 @@ def _refuse_wrong_head(contract: RunContract) -> None:
         )
 
 
-def _prepare_storage(contract: RunContract) -> str:
-    """Make the attempt's folders and offer the checkpoint to continue from.
-
-    Returns the folder that answers ray.train.get_checkpoint, or an empty text.
-    """
-    checkpoints = rankenv.program_checkpoint_dir(contract)
-    try:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        if contract.storage is None or contract.resume == "Never":
-            return ""
-        run = Path(run_dir(contract.storage, contract.job, contract.run))
-        newest = checkpoint.find_newest(run, contract.world_size)
-        if newest is not None:
-            checkpoint.offer(newest, checkpoints)
-            _say(f"continuing from step {newest.manifest.step} in {newest.folder}")
-        reported = checkpoint.find_reported(run, contract.world_size)
-        if reported is None:
-            return ""
-        _say(f"get_checkpoint answers step {reported.manifest.step} in {reported.folder}")
-        return str(reported.folder)
-    except OSError as error:
-        raise AttemptFailed(
-            Cause.STORAGE, f"the job's storage at {checkpoints}: {error}"
-        ) from error
-
-
 def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
     import ray  # noqa: PLC0415  after set_ray_env
 
+    if not board.may_start:
+        raise AttemptFailed(Cause.STORAGE, "the job's storage cannot be used")
     board.set_phase(RunPhase.WAITING_FOR_RANKS)
     deadline = time.monotonic() + contract.ranks_timeout_s
     wanted = contract.world_size

@@ -98,6 +98,8 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
         storage = get_train_context().storage_context
         is_ours = isinstance(storage.storage_filesystem, pyarrow.fs.LocalFileSystem)
         in_place = checkpoint_upload_mode is CheckpointUploadMode.NO_UPLOAD
+        if checkpoint is not None:
+            self._report({"kind": "unsaved", "folder": checkpoint.path})
         upload = checkpoint_upload_fn
         if is_ours and checkpoint is None:
             self._note(storage.build_checkpoint_path_from_name(name), [])
@@ -127,6 +129,7 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
     def _note(self, folder: str, files: list[str]) -> None:
         fact = {"kind": "saved", "folder": folder, "tag": Path(folder).name, "paths": files}
         self._report({**fact, **self._progress()})
+        self._report({"kind": "save_end"})
 
 
 def files_below(folder: str) -> list[str]:

@@ -1,4 +1,8 @@
-"""Saves and loads of DeepSpeed's engine: told to the supervisor, verified before they are read."""
+"""Saves and loads of DeepSpeed's engine: what a rank saved, when a save is whole, what came back.
+
+A save is open until no more files are added to it: random states and the like are written after the
+engine's own files.  It ends with the next save or optimizer step, or with the program.
+"""
 
 import functools
 import os
@@ -6,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deepspeed_trainer import checkpoint
-from deepspeed_trainer.checkpoint import LATEST_FILE, CheckpointCorrupt
+from deepspeed_trainer.checkpoints.files import free_names, stamp_of
+from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
 from deepspeed_trainer.hooks.guard import Guard
+from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
-from deepspeed_trainer.manifest import Manifest
-from deepspeed_trainer.progress import Cause
 
 
 class SaveWatch:
@@ -23,11 +26,20 @@ class SaveWatch:
         self._report = report
         self._steps = steps
         self._guard = Guard(report)
+        self._is_open = False
+        self._saved: dict[Path, int] = {}
+        steps.before_step = self.close
 
     def patch(self, engine: Any) -> None:
         """Wrap the methods of the class DeepSpeedEngine."""
         engine.save_checkpoint = self._wrap_save(engine.save_checkpoint)
         engine.load_checkpoint = self._wrap_load(engine.load_checkpoint)
+
+    def close(self) -> None:
+        """Say that nothing is added to the save before; waits until its files are held."""
+        if self._is_open:
+            self._is_open = False
+            self._report({"kind": "save_end"})
 
     def _wrap_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(save)
@@ -35,91 +47,83 @@ class SaveWatch:
             engine: Any, save_dir: Any, tag: Any = None, *args: Any, **kw: Any
         ) -> Any:
             named = str(tag) if tag is not None else f"global_step{engine.global_steps}"
-            folder = Path(os.path.abspath(save_dir)) / named  # noqa: PTH100  keeps links
-            self._guard.call(self._clear_folder, folder)
+            folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
+            before = self._guard.call(self._begin_save, folder, named)
             result = save(engine, save_dir, tag, *args, **kw)
-            self._guard.call(self._note_saved, engine, folder, named)
+            self._guard.call(self._note_saved, engine, folder, named, before)
             return result
 
         return save_and_tell
 
-    def _clear_folder(self, folder: Path) -> None:
-        """Before the first byte: never write through a link, never under a valid manifest.
+    def _begin_save(self, folder: Path, tag: str) -> dict[str, tuple[int, int, int]]:
+        """Before the first byte: end the save before, and write to no file that is held fast.
 
-        Only rank 0 does it; DeepSpeed's barrier at the start of a save holds the others.
+        Returns the files that lie beside the tags, to know which of them this save writes.
         """
-        if self._rank != 0:
-            return
-        if folder.is_symlink():
-            folder.unlink()
-        elif folder.exists():
-            self._report({"kind": "saving", "folder": str(folder)})
+        self.close()
+        free_names(folder / tag, self._rank)
+        return _loose_files(folder)
 
-    def _note_saved(self, engine: Any, folder: Path, tag: str) -> None:
-        stage = engine.zero_optimization_stage()
-        fact = {"kind": "saved", "folder": str(folder), "tag": tag, "step": self._steps.done}
-        self._report({**fact, "zero_stage": int(stage)})
+    def _note_saved(
+        self, engine: Any, folder: Path, tag: str, before: dict[str, Any] | None
+    ) -> None:
+        self._is_open = True
+        self._saved[folder / tag] = self._steps.done
+        fact = {
+            "kind": "saved",
+            "folder": str(folder),
+            "only": tag,
+            "loose_before": before or {},
+            "tag": tag,
+            "source": _describe_source(folder),
+            "step": self._steps.done,
+        }
+        self._report({**fact, "zero_stage": int(engine.zero_optimization_stage())})
 
     def _wrap_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(load)
-        def verify_and_load(
-            engine: Any, load_dir: Any, tag: Any = None, *args: Any, **kwargs: Any
-        ) -> Any:
-            folder = self._guard.call(_find_folder, load_dir, tag)
-            root, manifest = self._guard.call(_find_manifest, folder) or (folder, None)
-            files = self._verify(root, manifest) if root and manifest else []
-            result = load(engine, load_dir, tag, *args, **kwargs)
-            was_loaded = bool(result and result[0] is not None)
-            self._guard.call(
-                self._note_loaded, engine, root if was_loaded else None, manifest, files
-            )
+        def load_and_tell(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            result = load(engine, *args, **kwargs)
+            path = result[0] if result else None
+            self._guard.call(self._note_loaded, engine, path)
             return result
 
-        return verify_and_load
+        return load_and_tell
 
-    def _verify(self, folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
-        """Hash this rank's files before they are read; damage ends the attempt, on purpose."""
-        try:
-            own = checkpoint.verify(folder, manifest, self._rank)
-        except CheckpointCorrupt as error:
-            cause = Cause.CHECKPOINT_CORRUPT
-            self._report({"kind": "verdict", "cause": cause, "message": str(error)})
-            self._guard.call(checkpoint.reject, folder, str(error))
-            raise
-        return [file.to_wire() for file in own]
-
-    def _note_loaded(
-        self, engine: Any, folder: Path | None, manifest: Manifest | None, files: list[Any]
-    ) -> None:
+    def _note_loaded(self, engine: Any, path: str | None) -> None:
+        """Take which step came back; DeepSpeed's own count stays 0 in some programs."""
+        folder = Path(os.path.abspath(path)).parent if path else None  # noqa: PTH100  keeps links
+        resumed = Resumed.from_env()
+        attempt, below = int(os.environ[ATTEMPT_ENV]), ""
         if folder is not None:
-            step = manifest.step if manifest else int(engine.global_steps)
+            step = self._saved.get(folder, int(engine.global_steps))
+            if _is_chosen(folder, resumed):
+                step, attempt, below = resumed.step, resumed.attempt, resumed.path
             self._steps.start_from(step)
         self._report(
             {
                 "kind": "loaded",
                 "folder": str(folder) if folder else None,
+                "path": below,
                 "step": self._steps.done,
-                "attempt": manifest.attempt if manifest else int(os.environ["DSJOB_ATTEMPT"]),
-                "files": files,
+                "attempt": attempt,
             }
         )
 
 
-def _find_folder(load_dir: Any, tag: Any) -> Path | None:
-    base = Path(os.path.abspath(load_dir))  # noqa: PTH100  keeps links
-    if tag is not None:
-        return base / str(tag)
-    latest = base / LATEST_FILE
-    return base / latest.read_text().strip() if latest.is_file() else None
+def _is_chosen(folder: Path, resumed: Resumed) -> bool:
+    if resumed.folder and folder == Path(resumed.folder) / resumed.tag:
+        return True
+    return bool(resumed.report) and folder.is_relative_to(resumed.report)
 
 
-def _find_manifest(folder: Path | None) -> tuple[Path, Manifest] | None:
-    """Return the manifest of a checkpoint and where it lies.
+def _loose_files(folder: Path) -> dict[str, tuple[int, int, int]]:
+    if not folder.is_dir():
+        return {}
+    return {path.name: stamp_of(path) for path in folder.iterdir() if path.is_file()}
 
-    That is in the tag's folder, or above it when the save was handed to ray.train.report.
-    """
-    for place in (folder, folder.parent) if folder else ():
-        manifest = checkpoint.read_manifest(place)
-        if manifest is not None:
-            return place, manifest
-    return None
+
+def _describe_source(folder: Path) -> str:
+    """Return where a program saves: below its checkpoint folder, which each attempt has anew."""
+    own = Path(os.environ[CHECKPOINT_DIR_ENV])
+    return folder.relative_to(own).as_posix() if folder.is_relative_to(own) else str(folder)

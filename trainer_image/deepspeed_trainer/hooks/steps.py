@@ -6,6 +6,7 @@ has an optimizer is the one that counts.
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from deepspeed_trainer.hooks.guard import Guard
@@ -22,6 +23,8 @@ class StepWatch:
     def __init__(self, rank: int, report: Report) -> None:
         self.done = 0
         """The optimizer step that was done last, those before a resume included."""
+        self.before_step: Callable[[], None] = lambda: None
+        """Called when an optimizer step begins."""
         self._rank = rank
         self._report = report
         self._guard = Guard(report)
@@ -55,6 +58,7 @@ class StepWatch:
 
         @functools.wraps(step)
         def counted_step(*args: Any, **kwargs: Any) -> Any:
+            self._guard.call(self._note_step_begins)
             result = step(*args, **kwargs)
             self._guard.call(self._note_step)
             return result
@@ -86,6 +90,9 @@ class StepWatch:
         if engine is self._engine and self._begun <= self.done:
             self._begun = self.done + 1
             self._report({"kind": "step", "done": self.done, "begun": self._begun})
+
+    def _note_step_begins(self) -> None:
+        self.before_step()
 
     def _note_step(self) -> None:
         self.done += 1

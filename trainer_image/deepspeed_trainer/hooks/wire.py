@@ -15,13 +15,11 @@ SOCKET_ENV: Final = "DSJOB_HOOK_SOCKET"
 SUPERVISOR_ENV: Final = "DSJOB_SUPERVISOR_PID"
 PROGRAM_ENV: Final = "DSJOB_DRIVER_PROGRAM"
 """Set for the process of a driver program, which is no rank."""
-RESUME_ENV: Final = "DSJOB_RESUME_FROM"
-"""For the ranks of a driver program: the folder that answers ray.train.get_checkpoint."""
 DESCENDANTS_ENV: Final = "DSJOB_HOOK_DESCENDANTS"
 """Set for a command, which may start Python itself: hooks go into all that it starts."""
 
-ANSWERED: Final = frozenset({"saving", "trainer"})
-"""Kinds of facts that wait for an answer: a save until its files may be replaced, the trainer of a
+ANSWERED: Final = frozenset({"saved", "save_end", "trainer"})
+"""Kinds of facts that wait for an answer: a save until its files are held fast, the trainer of a
 driver program until the job is ready for it."""
 
 Report = Callable[[Mapping[str, Any]], None]

@@ -1,16 +1,15 @@
-"""What one rank tells the board: collected from its hook, coalesced, hashed where needed.
+"""What one rank tells the board: collected from its hook, coalesced, in its order.
 
-The training process only drops facts here and goes on.  Figures replace older figures, everything
-else keeps its order; the files of a save are hashed in one background thread.
+The training process only drops facts here and goes on.  Figures replace older figures; saves are
+the keeper's business, and what it has to say comes out here too.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from deepspeed_trainer.checkpoint import describe_files, describe_own_files, is_below
+from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.rank.keeper import Keeper
 
 Fact = Mapping[str, Any]
 
@@ -18,19 +17,15 @@ Fact = Mapping[str, Any]
 class FactBuffer:
     """Facts of one rank between its program and the board; safe to use from any thread."""
 
-    def __init__(self, rank: int, storage: str | None, give_up_save: Callable[[str], None]) -> None:
-        self._rank = rank
-        self._storage = Path(storage) if storage else None
-        self._give_up_save = give_up_save
+    def __init__(self, contract: RunContract, rank: int) -> None:
+        self.keeper = Keeper(contract, rank, self._append)
         self._lock = threading.Lock()
         self._facts: list[Fact] = []
         self._step: dict[str, Any] | None = None
         self._metrics: dict[str, str] = {}
-        self._save_numbers: dict[str, int] = {}
-        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")
 
     def put(self, fact: Fact) -> None:
-        """Take a fact. Returns at once, but for `saving`, which waits until the board knows."""
+        """Take a fact. Returns at once, but for a save: that waits until its files are held."""
         match fact["kind"]:
             case "step":
                 with self._lock:
@@ -38,10 +33,12 @@ class FactBuffer:
             case "metrics":
                 with self._lock:
                     self._metrics.update(fact["values"])
-            case "saving":
-                self._give_up_save(fact["folder"])
             case "saved":
-                self._take_saved(fact)
+                self.keeper.note_saved(fact)
+            case "save_end":
+                self.keeper.note_closed()
+            case "unsaved":
+                self.keeper.forget_below(fact["folder"])
             case _:
                 self._append(fact)
 
@@ -57,32 +54,9 @@ class FactBuffer:
         return facts
 
     def close(self) -> None:
-        """Stop hashing; what is not done is dropped."""
-        self._hasher.shutdown(wait=False, cancel_futures=True)
+        """Stop bringing saves to the storage; what is not done is dropped."""
+        self.keeper.close()
 
     def _append(self, fact: Fact) -> None:
         with self._lock:
             self._facts.append(fact)
-
-    def _take_saved(self, fact: Fact) -> None:
-        folder = fact["folder"]
-        if self._storage is None or not is_below(Path(folder), self._storage):
-            return  # a save outside the job's storage is the program's own business
-        number = self._save_numbers.get(folder, 0) + 1
-        self._save_numbers[folder] = number
-        numbered = {**fact, "number": number}
-        self._append(numbered)
-        self._hasher.submit(self._hash, numbered)
-
-    def _hash(self, save: Fact) -> None:
-        folder = Path(save["folder"])
-        try:
-            if "paths" in save:
-                files = describe_files(folder, save["paths"], self._rank)
-            else:
-                files = describe_own_files(folder, self._rank)
-        except OSError as error:
-            self._append({"kind": "hash_failed", "folder": save["folder"], "message": str(error)})
-            return
-        wire = [file.to_wire() for file in files]
-        self._append({**save, "kind": "hashed", "files": wire})

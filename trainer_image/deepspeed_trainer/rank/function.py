@@ -19,14 +19,17 @@ from typing import Any
 import ray.train
 import torch.distributed
 
+from deepspeed_trainer.board.ranks import Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.engine import EngineWatch
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.reports import answer_for
+from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.rank import rankenv
-from deepspeed_trainer.rank.facts import FactBuffer
+from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
+from deepspeed_trainer.rank.starting import Starting
 
 
 def run_function(config: Mapping[str, Any]) -> Any:
@@ -35,25 +38,23 @@ def run_function(config: Mapping[str, Any]) -> Any:
     Raises whatever the function raises, so that Ray Train ends the ranks that wait for it.
     """
     contract = RunContract.from_json(config["contract"])
-    _run_rank(contract, config["resume"], lambda: _call(contract))
+    _run_rank(contract, lambda: _call(contract))
 
 
-def run_train_loop(
-    loop: Callable[..., Any], contract_json: str, resume: str, config: Mapping[str, Any]
-) -> Any:
+def run_train_loop(loop: Callable[..., Any], contract_json: str, config: Mapping[str, Any]) -> Any:
     """Run one rank of a driver program's own train loop, and pass on what it raises or returns."""
     contract = RunContract.from_json(contract_json)
     arguments = (config,) if _wants_config(loop) else ()
-    return _run_rank(contract, resume, lambda: loop(*arguments))
+    return _run_rank(contract, lambda: loop(*arguments))
 
 
-def _run_rank(contract: RunContract, resume: str, call: Callable[[], Any]) -> Any:
+def _run_rank(contract: RunContract, call: Callable[[], Any]) -> Any:
     rank = ray.train.get_context().get_world_rank()
-    agent = _Agent(contract, rank, resume)
-    agent.wait_for_start()
+    agent = _Agent(contract, rank)
+    resumed = agent.wait_for_start()
     oom_kills_before = count_oom_kills()
     try:
-        _prepare_process(contract)
+        _prepare_process(contract, resumed)
         result = call()
     except BaseException as error:
         code, tail = _describe_error(error)
@@ -68,55 +69,61 @@ def _run_rank(contract: RunContract, resume: str, call: Callable[[], Any]) -> An
 class _Agent:
     """The rank's line to the board, in a thread beside the function."""
 
-    def __init__(self, contract: RunContract, rank: int, resume: str) -> None:
+    def __init__(self, contract: RunContract, rank: int) -> None:
+        self._contract = contract
+        self._rank = rank
         self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
         self._tick_s = pause_s(contract.world_size, TICK_S)
         self._link = BoardLink(contract.submission_id, rank)
-        self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
+        self._facts = FactBuffer(contract, rank)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
-        watch = EngineWatch(rank, self._facts.put)
-        PatchOnImport(watch.patches(), self._facts.put).install()
-        answer_for(self._facts.put, watch.describe_progress, resume)
+        self._watch = EngineWatch(rank, self._facts.put)
+        PatchOnImport(self._watch.patches(), self._facts.put).install()
 
-    def wait_for_start(self) -> None:
-        """Say hello and wait until the head has seen all ranks in their places."""
-        orders = self._link.sync([hello(0)])
-        while orders.launch is None:
-            if orders.must_stop:
-                raise RuntimeError("the head does not let this attempt start")
-            sleep(self._wait_s)
-            orders = self._link.sync([])
+    def wait_for_start(self) -> Resumed:
+        """Wait until the head has seen all ranks in their places; returns what to continue from."""
+        starting = Starting(self._contract, self._rank, self._link, self._wait_s)
+        if starting.wait(hello(0)).launch is None:
+            raise RuntimeError("the head does not let this attempt start")
+        resumed = starting.resumed
+        answer_for(self._facts.put, self._watch.describe_progress, resumed.report)
         size = torch.distributed.get_world_size()
         self._facts.put({"kind": "hook"})
         self._facts.put({"kind": "group", "size": size})
         self._thread.start()
+        return resumed
 
     def end(self, code: int, tail: tuple[str, ...], oom_kills: int, verdict: Cause | None) -> None:
         """Tell how the function ended and wait until the board lets go."""
         self._ended.set()
         self._thread.join()
-        facts = self._facts.drain()
+        self._facts.keeper.note_closed()
+        facts: list[Fact] = []
         if verdict is not None:
             facts.append({"kind": "verdict", "cause": verdict, "message": tail[-1]})
         end = {"exit_code": code, "oom_kills": oom_kills, "tail": tail}
-        orders = self._link.sync([*facts, {"kind": "end", "end": end}])
-        while not orders.may_leave:
+        self._sync(*facts, {"kind": "end", "end": end})
+        while not self._sync().may_leave:
             sleep(self._wait_s)
-            orders = self._link.sync(self._facts.drain())
         self._facts.close()
+
+    def _sync(self, *last: Fact) -> Orders:
+        orders = self._link.sync([*self._facts.drain(), *last])
+        self._facts.keeper.obey(orders.upload, orders.newest_save)
+        return orders
 
     def _talk(self) -> None:
         while not self._ended.wait(self._tick_s):
-            if self._link.sync(self._facts.drain()).must_stop:
+            if self._sync().must_stop:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _prepare_process(contract: RunContract) -> None:
+def _prepare_process(contract: RunContract, resumed: Resumed) -> None:
     """Set what a script's rank would find in its environment."""
     folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
     config_path = rankenv.write_config(contract, folder)
-    os.environ.update(rankenv.job_env(contract, config_path))
+    os.environ.update({**rankenv.job_env(contract, config_path), **resumed.to_env()})
     os.environ.setdefault("LOCAL_SIZE", os.environ["LOCAL_WORLD_SIZE"])
     nodes = contract.nodes
     os.environ.setdefault("CROSS_SIZE", str(nodes))

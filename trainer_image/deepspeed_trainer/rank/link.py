@@ -49,11 +49,6 @@ class BoardLink:
         assert isinstance(orders, Orders)  # noqa: S101  the board is ours
         return orders
 
-    def give_up_save(self, folder: str) -> None:
-        """Say that a folder is about to be saved to again, and wait until the board knows."""
-        answer = self._board.give_up_save.remote(self._submission_id, folder)
-        ray.get(answer, timeout=BOARD_TIMEOUT_S)
-
 
 def hello(port: int) -> dict[str, Any]:
     """Return the fact that introduces a rank; outside Kubernetes Ray's node stands for the pod."""

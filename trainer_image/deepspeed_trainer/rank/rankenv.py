@@ -124,10 +124,10 @@ def prepend_path(env: Mapping[str, str], folder: str, name: str = "PYTHONPATH") 
 
 
 def program_checkpoint_dir(contract: RunContract) -> Path:
-    """Return where the program shall save: on the storage, or the pod's /tmp without one."""
-    if contract.storage is None:
+    """Return where the program shall save: on the job's volume, or the pod's /tmp without one."""
+    if contract.volume is None:
         return Path(tempfile.gettempdir()) / "dsjob" / contract.submission_id / "checkpoints"
-    return Path(checkpoint_dir(contract.storage, contract.job, contract.run, contract.attempt))
+    return Path(checkpoint_dir(contract.volume, contract.job, contract.run, contract.attempt))
 
 
 def log_path(contract: RunContract, rank: int) -> Path | None:
@@ -143,10 +143,15 @@ def node_log_path(contract: RunContract, node_rank: int) -> Path | None:
 
 
 def log_folder(contract: RunContract) -> Path | None:
-    """Return where an attempt's log files lie, or None without storage."""
+    """Return where an attempt's log files are written, or None without storage.
+
+    With a bucket that is the pod's /tmp, from where they are uploaded.
+    """
     if contract.storage is None:
         return None
-    folder = attempt_dir(contract.storage, contract.job, contract.run, contract.attempt)
+    if contract.volume is None:
+        return Path(tempfile.gettempdir()) / "dsjob" / contract.submission_id / "logs"
+    folder = attempt_dir(contract.volume, contract.job, contract.run, contract.attempt)
     return Path(folder) / "logs"
 
 

@@ -11,18 +11,19 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from time import sleep
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, Final
 
 import ray.train
 
-from deepspeed_trainer.board.ranks import Launch
+from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import EntrypointKind, RunContract
+from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
 from deepspeed_trainer.rank.child import ChildProcess
 from deepspeed_trainer.rank.ear import HookEar
-from deepspeed_trainer.rank.facts import FactBuffer
+from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import (
     TICK_S,
@@ -33,6 +34,10 @@ from deepspeed_trainer.rank.link import (
     reserve_port,
 )
 from deepspeed_trainer.rank.node import NodeFolder, RankEnding
+from deepspeed_trainer.rank.starting import Starting
+
+LOGS_EVERY_S: Final = 60.0
+"""How often logs go to a bucket while the program runs; a volume has them at once."""
 
 
 def supervise(config: Mapping[str, Any]) -> None:
@@ -55,29 +60,33 @@ class Supervisor:
         self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
         self._tick_s = pause_s(contract.world_size, TICK_S)
         self._link = BoardLink(contract.submission_id, rank)
-        self._facts = FactBuffer(rank, contract.storage, self._link.give_up_save)
+        self._facts = FactBuffer(contract, rank)
+        self._resumed = Resumed()
+        self._logs: list[Path] = []
+        self._logs_brought_at = monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
         self._ear = HookEar(self._folder / "hook", self._facts.put)
 
     def run(self) -> None:
         """Wait for all ranks, run the script, wait until the board lets go."""
-        orders = self._link.sync([hello(self._port.getsockname()[1])])
-        while orders.launch is None and not orders.must_stop:
-            sleep(self._wait_s)
-            orders = self._link.sync([])
+        starting = Starting(self._contract, self._rank, self._link, self._wait_s)
+        orders = starting.wait(hello(self._port.getsockname()[1]))
         if orders.launch is None:
             return
+        self._resumed = starting.resumed
         oom_kills_before = count_oom_kills()
         end = {
             **asdict(self._run(orders.launch)),
             "oom_kills": count_oom_kills() - oom_kills_before,
         }
         self._ear.finish()
-        orders = self._link.sync([*self._facts.drain(), {"kind": "end", "end": end}])
-        while not orders.may_leave:
+        self._facts.keeper.note_closed()
+        self._sync({"kind": "end", "end": end})
+        while not self._sync().may_leave:
             sleep(self._wait_s)
-            orders = self._link.sync(self._facts.drain())
+        self._bring_logs()
+        self._facts.keeper.finish()
 
     def close(self) -> None:
         """Release port, socket and files."""
@@ -85,6 +94,20 @@ class Supervisor:
         self._ear.finish()
         self._port.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _sync(self, *last: Fact) -> Orders:
+        """Hand over what is new, and bring to the storage what the board asks for."""
+        orders = self._link.sync([*self._facts.drain(), *last])
+        self._facts.keeper.obey(orders.upload, orders.newest_save)
+        if monotonic() - self._logs_brought_at > LOGS_EVERY_S:
+            self._bring_logs()
+        return orders
+
+    def _bring_logs(self) -> None:
+        self._logs_brought_at = monotonic()
+        for log in self._logs:
+            if log.exists():
+                self._facts.keeper.bring_log(log)
 
     def _run(self, launch: Launch) -> RankEnding:
         """Run what this rank runs, to its end."""
@@ -101,11 +124,9 @@ class Supervisor:
             env[DESCENDANTS_ENV] = "1"
             env["PATH"] = rankenv.prepend_path(env, rankenv.LAUNCHERS_PATH, "PATH")
         command = rankenv.rank_command(self._contract, env)
-        return self._follow(
-            ChildProcess(
-                command, env, f"[rank {self._rank}] ", rankenv.log_path(self._contract, self._rank)
-            )
-        )
+        log = rankenv.log_path(self._contract, self._rank)
+        self._logs = [log] if log else []
+        return self._follow(ChildProcess(command, env, f"[rank {self._rank}] ", log))
 
     def _run_on_node(self, node: NodeFolder, launch: Launch) -> RankEnding:
         """Run the node's command as its first rank, or wait for its end as another."""
@@ -114,20 +135,23 @@ class Supervisor:
             node.await_neighbours()
             command, env = node.command(self._job_env())
             log = rankenv.node_log_path(self._contract, launch.node_rank)
+            own = rankenv.log_path(self._contract, self._rank)
+            self._logs = [path for path in (log, own) if path]
             child = ChildProcess(command, env, f"[node {launch.node_rank}] ", log)
             return node.conclude(self._follow(child))
         while (ending := node.read_ending()) is None:
             sleep(self._tick_s)
-            self._link.sync(self._facts.drain())
+            self._sync()
         return ending
 
     def _job_env(self) -> dict[str, str]:
         config_path = rankenv.write_config(self._contract, self._folder)
-        env = {**os.environ, **rankenv.job_env(self._contract, config_path)}
+        job_env = rankenv.job_env(self._contract, config_path)
+        env = {**os.environ, **job_env, **self._resumed.to_env()}
         return {**env, "PYTHONPATH": rankenv.prepend_path(env, rankenv.RANK_SITE)}
 
     def _follow(self, child: ChildProcess) -> RankEnding:
         while (code := child.wait(self._tick_s)) is None:
-            if self._link.sync(self._facts.drain()).must_stop:
+            if self._sync().must_stop:
                 child.stop(self._contract.stop_grace_s)
         return RankEnding(code, child.was_stopped, tuple(child.tail))

@@ -3,8 +3,7 @@
 import pytest
 
 from deepspeed_trainer.board.attempt import SETTLE_S, Attempt
-from deepspeed_trainer.board.ranks import Verdict
-from deepspeed_trainer.board.saves import Save
+from deepspeed_trainer.board.ranks import Resume, Verdict
 from deepspeed_trainer.contract import (
     Cause,
     Entrypoint,
@@ -13,7 +12,14 @@ from deepspeed_trainer.contract import (
     Progress,
     RunPhase,
 )
-from tests.pure.deepspeed_trainer.makers import a_contract, a_running_attempt, ended, hello
+from tests.pure.deepspeed_trainer.makers import (
+    a_closed_save,
+    a_contract,
+    a_running_attempt,
+    begin,
+    ended,
+    hello,
+)
 
 LATER = SETTLE_S + 1.0
 
@@ -36,7 +42,40 @@ def test_no_rank_starts_before_all_are_there() -> None:
     attempt.note_hello(0, hello("a"), 0.0)
     assert attempt.orders(0, 0.0).launch is None
     attempt.note_hello(1, hello("b"), 0.0)
+    begin(attempt)
     assert attempt.orders(0, 0.0).launch is not None
+
+
+def test_no_rank_starts_before_all_have_read_what_they_continue_from() -> None:
+    attempt = Attempt(a_contract(), 0.0)
+    for rank, pod in enumerate("ab"):
+        assert not attempt.needs_resume
+        attempt.note_hello(rank, hello(pod), 0.0)
+    assert attempt.needs_resume
+    attempt.note_resume(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
+    attempt.note_prepared(0, 1)
+    orders = attempt.orders(0, 0.0)
+    assert (orders.launch, orders.resume and orders.resume.step) == (None, 5)
+    attempt.note_prepared(1, 1)
+    assert attempt.orders(0, 0.0).launch is not None
+
+
+def test_damage_that_one_rank_finds_makes_all_fall_back() -> None:
+    attempt = Attempt(a_contract(), 0.0)
+    for rank, pod in enumerate("ab"):
+        attempt.note_hello(rank, hello(pod), 0.0)
+    attempt.note_resume(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
+    attempt.note_prepared(0, 1)
+    assert attempt.note_damaged(1)
+    assert not attempt.note_damaged(1), "two ranks may find it"
+    assert attempt.needs_resume
+    attempt.note_resume(Resume(2), "checkpoint step-5: damaged")
+    attempt.note_prepared(1, 1)
+    attempt.note_prepared(1, 2)
+    assert attempt.orders(1, 0.0).launch is None
+    attempt.note_prepared(0, 2)
+    assert attempt.orders(1, 0.0).launch is not None
+    assert attempt.progress().notice == "checkpoint step-5: damaged"
 
 
 def test_ranks_are_numbered_within_their_pod() -> None:
@@ -142,19 +181,19 @@ def test_an_attempt_whose_ranks_did_not_all_end_has_not_succeeded() -> None:
 def test_no_rank_leaves_before_all_ended_and_complete_saves_are_committed() -> None:
     attempt = a_running_attempt()
     for rank in (0, 1):
-        attempt.saves.note_saved(rank, Save("/s/step5", "step5", 5, 3, 1))
+        attempt.saves.note_closed(rank, a_closed_save())
     attempt.note_end(0, ended(-9), 1.0)
     assert not attempt.orders(0, 1.0).may_leave
     attempt.note_end(1, ended(1), 1.0)
     assert not attempt.orders(0, 1.0).may_leave
-    attempt.saves.note_hashed(0, "/s/step5", 1, ())
-    assert attempt.saves.note_hashed(1, "/s/step5", 1, ()) is not None
+    attempt.saves.note_brought(0, 1, ())
+    assert attempt.saves.note_brought(1, 1, ()) is not None
     assert attempt.orders(0, 1.0).may_leave
 
 
 def test_a_save_that_a_rank_never_finished_holds_nobody() -> None:
     attempt = a_finished_attempt(0, -9)
-    attempt.saves.note_saved(0, Save("/s/step5", "step5", 5, 3, 1))
+    attempt.saves.note_closed(0, a_closed_save())
     assert attempt.orders(0, 1.0).may_leave
 
 

@@ -1,53 +1,89 @@
-"""A save is committed when all ranks described their files, and never when it was overwritten."""
+"""A save counts when all ranks brought it; a slow storage loses the saves between, never order."""
 
-from deepspeed_trainer.board.saves import OpenSaves, Save
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepspeed_trainer.board.saves import OpenSaves
 from deepspeed_trainer.manifest import ManifestFile
+from tests.pure.deepspeed_trainer.makers import a_closed_save
 
-FILE = (ManifestFile("a", 1, "0" * 64, 0),)
-
-
-def a_save(number: int = 1) -> Save:
-    return Save("/s/step5", "step5", 5, 3, number)
+FILES = (ManifestFile("a", 1, "0" * 64, 0),)
 
 
-def saved_by_both(number: int = 1) -> OpenSaves:
+def held_by_both(*numbers: int) -> OpenSaves:
     saves = OpenSaves(2)
-    for rank in (0, 1):
-        saves.note_saved(rank, a_save(number))
+    for number in numbers:
+        for rank in (0, 1):
+            assert saves.note_closed(rank, a_closed_save(number)) is None
     return saves
 
 
-def test_one_rank_alone_commits_nothing() -> None:
-    saves = saved_by_both()
-    assert saves.note_hashed(0, "/s/step5", 1, FILE) is None
+def test_a_save_that_one_rank_alone_holds_is_neither_asked_for_nor_waited_for() -> None:
+    saves = OpenSaves(2)
+    saves.note_closed(0, a_closed_save())
+    assert (saves.upload, saves.newest, saves.is_waiting) == (0, 0, False)
+
+
+def test_the_last_rank_completes_it() -> None:
+    saves = held_by_both(1)
+    assert saves.upload == 1
+    assert saves.note_brought(0, 1, FILES) is None
     assert saves.is_waiting
-
-
-def test_the_last_rank_commits() -> None:
-    saves = saved_by_both()
-    saves.note_hashed(0, "/s/step5", 1, FILE)
-    save = saves.note_hashed(1, "/s/step5", 1, FILE)
+    save = saves.note_brought(1, 1, FILES)
     assert save is not None
     assert set(save.files) == {0, 1}
-    assert not saves.is_waiting
+    assert (saves.upload, saves.is_waiting) == (0, False)
 
 
-def test_hashes_of_an_overwritten_save_are_dropped() -> None:
-    saves = saved_by_both()
-    saves.note_hashed(0, "/s/step5", 1, FILE)
-    saves.note_saved(0, a_save(2))
-    assert saves.note_hashed(1, "/s/step5", 1, FILE) is None
-
-
-def test_a_save_given_up_is_never_committed() -> None:
-    saves = saved_by_both()
-    assert saves.give_up("/s/step5")
-    assert not saves.is_waiting
+def test_one_is_on_its_way_and_of_those_that_wait_the_newest_is_next() -> None:
+    saves = held_by_both(1)
+    assert saves.upload == 1
+    for number in (2, 3, 4):
+        for rank in (0, 1):
+            saves.note_closed(rank, a_closed_save(number))
+    assert (saves.upload, saves.newest, saves.replaced) == (1, 4, 0)
     for rank in (0, 1):
-        assert saves.note_hashed(rank, "/s/step5", 1, FILE) is None
+        saves.note_brought(rank, 1, FILES)
+    assert (saves.upload, saves.replaced) == (4, 2)
 
 
-def test_a_save_that_is_not_complete_is_not_waited_for() -> None:
+def test_a_save_given_up_is_never_complete_and_the_next_one_is_asked_for() -> None:
+    saves = held_by_both(1, 2)
+    saves.give_up(2)
+    assert saves.note_brought(0, 2, FILES) is None
+    assert saves.upload == 1
+    saves.give_up(1)
+    assert saves.note_closed(1, a_closed_save(1)) is None
+    assert (saves.upload, saves.is_waiting) == (0, False)
+
+
+def test_ranks_that_save_under_different_names_are_told_apart() -> None:
     saves = OpenSaves(2)
-    saves.note_saved(0, a_save())
+    saves.note_closed(0, a_closed_save(1, tag="0.693"))
+    refusal = saves.note_closed(1, a_closed_save(1, tag="0.691"))
+    assert refusal is not None
+    assert "rank 1 has tag '0.691', others have '0.693'" in refusal
     assert not saves.is_waiting
+
+
+def test_what_ranks_that_ended_will_never_hold_is_forgotten() -> None:
+    saves = held_by_both(1)
+    saves.note_closed(0, a_closed_save(2))
+    saves.drop_partial()
+    saves.note_closed(1, a_closed_save(2))
+    assert saves.newest == 1
+
+
+@given(st.lists(st.sampled_from(["save", "bring"]), max_size=40))
+def test_every_save_ends_and_they_end_in_order(acts: list[str]) -> None:
+    saves, number, brought = OpenSaves(1), 0, []
+    for act in [*acts, "bring", "bring"]:
+        if act == "save":
+            number += 1
+            saves.note_closed(0, a_closed_save(number))
+        elif upload := saves.upload:
+            saves.note_brought(0, upload, FILES)
+            brought.append(upload)
+    assert brought == sorted(brought)
+    assert len(brought) + saves.replaced == number
+    assert not brought or brought[-1] == number

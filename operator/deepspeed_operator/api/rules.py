@@ -1,0 +1,95 @@
+"""Rules between fields of the spec: CEL that the API server runs, with a sentence for people."""
+
+from deepspeed_operator.api.schema import rule, rules
+
+KINDS = ("script", "module", "command", "function", "driver")
+
+FIXED_OPTIONAL = (
+    "image",
+    "storage",
+    "code",
+    *(f"entrypoint.{kind}" for kind in KINDS),
+    "entrypoint.args",
+    "entrypoint.workingDir",
+)
+"""Fields that may neither appear nor vanish; rules on the fields themselves keep their values."""
+
+SPEC_RULES = rules(
+    rule(
+        f"[{', '.join(f'has(self.entrypoint.{kind})' for kind in KINDS)}].filter(x, x).size() == 1",
+        f"set exactly one of {', '.join(f'entrypoint.{kind}' for kind in KINDS)}",
+        path=".entrypoint",
+    ),
+    rule(
+        "!has(self.entrypoint.config) || has(self.entrypoint.function)",
+        "entrypoint.config is the argument of entrypoint.function; others take args",
+        path=".entrypoint.config",
+    ),
+    rule(
+        "!has(self.entrypoint.args) || size(self.entrypoint.args) == 0"
+        " || has(self.entrypoint.script) || has(self.entrypoint.module)"
+        " || has(self.entrypoint.driver)",
+        "entrypoint.args are for script, module and driver; a function takes config, a command"
+        " holds its own arguments",
+        path=".entrypoint.args",
+    ),
+    rule(
+        "!has(self.entrypoint.localRankArg) || self.entrypoint.localRankArg"
+        " || has(self.entrypoint.script) || has(self.entrypoint.module)",
+        "entrypoint.localRankArg: false is for script and module; the others get no --local_rank",
+        path=".entrypoint.localRankArg",
+    ),
+    rule(
+        "!has(self.entrypoint.distributed) || self.entrypoint.distributed"
+        " || !has(self.entrypoint.function)",
+        "a function always runs in a process group; remove entrypoint.distributed",
+        path=".entrypoint.distributed",
+    ),
+    rule(
+        "!has(self.entrypoint.per) || self.entrypoint.per == 'Rank'"
+        " || has(self.entrypoint.command)",
+        "entrypoint.per: Node is for entrypoint.command; the others have no launcher to call",
+        path=".entrypoint.per",
+    ),
+    rule(
+        "!has(self.entrypoint.sizing) || self.entrypoint.sizing == 'Job'"
+        " || has(self.entrypoint.driver)",
+        "entrypoint.sizing: Program is for entrypoint.driver, which has a ScalingConfig of its own",
+        path=".entrypoint.sizing",
+    ),
+    rule(
+        "!has(self.code) || has(self.code.configMap) != has(self.code.volume)",
+        "set exactly one of code.configMap and code.volume",
+        path=".code",
+    ),
+    rule(
+        "!has(self.storage) || has(self.storage.volumeClaim) != has(self.storage.uri)",
+        "set exactly one of storage.volumeClaim and storage.uri",
+        path=".storage",
+    ),
+    rule(
+        "!has(self.storage) || !has(self.storage.secretRef) || has(self.storage.uri)",
+        "storage.secretRef holds the credentials of storage.uri; a volumeClaim takes none",
+        path=".storage.secretRef",
+    ),
+    rule(
+        "!has(self.deepspeed) || !(has(self.deepspeed.config) && has(self.deepspeed.configMap))",
+        "set at most one of deepspeed.config and deepspeed.configMap",
+        path=".deepspeed",
+    ),
+    rule(
+        "!has(self.accelerator) || self.accelerator.type != 'CPU'"
+        " || !has(self.accelerator.resourceName)",
+        "accelerator.resourceName has no meaning when accelerator.type is CPU; remove it",
+        path=".accelerator.resourceName",
+    ),
+    *(
+        rule(
+            f"has(self.{name}) == has(oldSelf.{name})",
+            f"{name} cannot be changed after creation; delete the job and create it anew",
+            path=f".{name}",
+        )
+        for name in FIXED_OPTIONAL
+    ),
+)
+"""Rules between fields of the spec; put on the spec by tools/gen.py through the model below."""

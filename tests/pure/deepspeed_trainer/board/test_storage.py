@@ -1,0 +1,127 @@
+"""What the head does on the storage: commits, choices, and what it passes over with a reason."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deepspeed_trainer.board.saves import Save
+from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.journal import Superseded
+from deepspeed_trainer.contract import MANIFEST_FILE, Keep, ManifestFile
+from tests.pure.deepspeed_trainer.makers import a_contract
+
+RUN = "team/bert/uid-1/run-1"
+NAMES = ("zero_pp_rank_0_x.pt", "zero_pp_rank_1_x.pt")
+
+
+def open_attempt(volume: Path, attempt: int, **changes: object) -> RunStorage:
+    return RunStorage(a_contract(attempt=attempt, storage=str(volume), **changes), 1.0)
+
+
+def commit(storage: RunStorage, volume: Path, step: int, *, report: bool = False) -> Path:
+    """Commit a checkpoint of two ranks; returns its folder."""
+    path = f"{RUN}/checkpoints/{'report' if report else 'step'}-{step}"
+    (volume / path).mkdir(parents=True)
+    save = Save(step, path, "tag", step, 3, ".", report)
+    for rank, name in enumerate(NAMES):
+        data = f"{name} {step}".encode()
+        (volume / path / name).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        save.files[rank] = (ManifestFile(name, len(data), digest, rank),)
+    storage.commit(save, {"torch": "2"}, {"loss": str(1 / step)}, 1.0)
+    return volume / path
+
+
+def test_the_next_attempt_continues_from_the_newest_of_each_kind(tmp_path: Path) -> None:
+    first = open_attempt(tmp_path, 1)
+    for step in (5, 10):
+        commit(first, tmp_path, step)
+    commit(first, tmp_path, 7, report=True)
+    resume, passed = open_attempt(tmp_path, 2).choose()
+    assert (resume.save, resume.step, resume.attempt) == (f"{RUN}/checkpoints/step-10", 10, 1)
+    assert (resume.report, passed) == (f"{RUN}/checkpoints/report-7", None)
+
+
+def test_a_run_that_shall_not_resume_does_not(tmp_path: Path) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    resume, _ = open_attempt(tmp_path, 2, resume="Never").choose()
+    assert (resume.save, resume.step) == ("", 0)
+
+
+HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut short": (lambda folder: (folder / NAMES[1]).write_text("x"), "has 1 bytes, saved were"),
+    "missing shard": (lambda folder: (folder / NAMES[1]).unlink(), f"{NAMES[1]} is missing"),
+    "no manifest": (lambda folder: (folder / MANIFEST_FILE).unlink(), "manifest is missing"),
+    "foreign manifest": (
+        lambda folder: (folder / MANIFEST_FILE).write_text("{}"),
+        "cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_checkpoint_is_passed_over_with_the_reason(tmp_path: Path, harm: str) -> None:
+    first = open_attempt(tmp_path, 1)
+    commit(first, tmp_path, 5)
+    act, reason = HARMS[harm]
+    act(commit(first, tmp_path, 10))
+    resume, passed = open_attempt(tmp_path, 2).choose()
+    assert resume.step == 5
+    assert passed is not None
+    assert "checkpoints/step-10 of step 10" in passed
+    assert reason in passed
+
+
+def test_a_rejected_checkpoint_is_never_taken_again(tmp_path: Path) -> None:
+    first = open_attempt(tmp_path, 1)
+    commit(first, tmp_path, 5)
+    commit(first, tmp_path, 10)
+    second = open_attempt(tmp_path, 2)
+    resume, _ = second.choose()
+    second.reject(resume.save, "rank 1: other bytes", 1.0)
+    again, passed = second.choose()
+    assert (again.step, again.number) == (5, 2)
+    assert passed is not None
+    assert "rank 1: other bytes" in passed
+    assert open_attempt(tmp_path, 3).choose()[0].step == 5
+
+
+def test_a_folder_without_a_commit_is_no_checkpoint(tmp_path: Path) -> None:
+    open_attempt(tmp_path, 1)
+    folder = tmp_path / RUN / "checkpoints" / "step-5"
+    folder.mkdir(parents=True)
+    (folder / NAMES[0]).write_text("half")
+    assert open_attempt(tmp_path, 2).choose()[0].save == ""
+
+
+def test_a_superseded_attempt_commits_and_deletes_nothing(tmp_path: Path) -> None:
+    old = open_attempt(tmp_path, 1)
+    kept = commit(old, tmp_path, 5)
+    open_attempt(tmp_path, 2)
+    with pytest.raises(Superseded):
+        commit(old, tmp_path, 10)
+    with pytest.raises(Superseded):
+        old.reject(f"{RUN}/checkpoints/step-5", "damaged", 1.0)
+    assert (kept / MANIFEST_FILE).exists()
+    assert open_attempt(tmp_path, 3).choose()[0].step == 5
+
+
+def test_retention_says_so_first_and_then_deletes(tmp_path: Path) -> None:
+    storage = open_attempt(tmp_path, 1, keep=Keep(last=2))
+    folders = [commit(storage, tmp_path, step) for step in (5, 10, 15)]
+    gone = storage.remove_surplus(1.0)
+    assert gone == ["checkpoints/step-5"]
+    storage._background.shutdown(wait=True)
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    assert open_attempt(tmp_path, 2).choose()[0].step == 15
+
+
+def test_the_checkpoint_that_the_attempt_came_from_is_kept(tmp_path: Path) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    second = open_attempt(tmp_path, 2, keep=Keep(last=1))
+    second.choose()
+    for step in (10, 15):
+        commit(second, tmp_path, step)
+    assert second.remove_surplus(1.0) == ["checkpoints/step-10"]

@@ -1,0 +1,86 @@
+"""What a program does to its files after a save does not reach what is held."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deepspeed_trainer.checkpoints.files import (
+    LINK_FROM_BYTES,
+    free_names,
+    is_shared,
+    owner_of,
+    pin,
+)
+
+BIG = b"x" * LINK_FROM_BYTES
+OWNERS = {
+    "zero_pp_rank_0_mp_rank_00_model_states.pt": 0,
+    "zero_pp_rank_12_mp_rank_00_optim_states.pt": 12,
+    "bf16_zero_pp_rank_3_mp_rank_00_optim_states.pt": 3,
+    "rng_state_7.pth": 7,
+    "random_states_4.pkl": 4,
+    "__5_0.distcp": 5,
+    "mp_rank_00_model_states.pt": 0,
+    "latest": 0,
+    "config.json": 0,
+    "sub/zero_pp_rank_2_mp_rank_00_model_states.pt": 2,
+}
+
+
+@pytest.mark.parametrize("path", OWNERS)
+def test_a_file_belongs_to_the_rank_in_its_name_or_to_rank_0(path: str) -> None:
+    assert owner_of(path) == OWNERS[path]
+
+
+def test_files_of_no_rank_are_wanted_everywhere() -> None:
+    assert [is_shared(path) for path in ("latest", "rng_state_0.pth")] == [True, False]
+
+
+def test_a_pinned_file_survives_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "TemporaryDirectory"
+    folder.mkdir()
+    (folder / "big").write_bytes(BIG)
+    (folder / "small").write_text("1")
+    pins = [pin(folder / name, name, [tmp_path / "held"]) for name in ("big", "small")]
+    shutil.rmtree(folder)
+    assert [p.at.stat().st_size for p in pins] == [LINK_FROM_BYTES, 1]
+    assert not any(p.is_stale() for p in pins)
+
+
+def test_a_large_file_costs_no_copy_and_a_small_one_can_be_appended_to(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(BIG)
+    (tmp_path / "small").write_text("1")
+    big = pin(tmp_path / "big", "big", [tmp_path / "held"])
+    small = pin(tmp_path / "small", "small", [tmp_path / "held"])
+    assert big.at.samefile(big.source)
+    with (tmp_path / "small").open("a") as file:
+        file.write("2")
+    assert small.at.read_text() == "1"
+    assert small.is_stale()
+
+
+def test_the_first_folder_on_the_same_file_system_is_taken(tmp_path: Path) -> None:
+    other = Path("/dev/shm") / f"pins-{os.getpid()}"  # noqa: S108  another file system
+    (tmp_path / "big").write_bytes(BIG)
+    try:
+        assert pin(tmp_path / "big", "big", [other, tmp_path / "held"]).at.is_relative_to(tmp_path)
+        copied = pin(tmp_path / "big", "big", [other])
+        assert copied.at.is_relative_to(other)
+    finally:
+        shutil.rmtree(other)
+
+
+def test_a_name_that_is_written_again_is_taken_off_first(tmp_path: Path) -> None:
+    tag = tmp_path / "tag"
+    tag.mkdir()
+    names = ["zero_pp_rank_0_x.pt", "zero_pp_rank_1_x.pt"]
+    for name in names:
+        (tag / name).write_bytes(BIG)
+    pins = [pin(tag / name, name, [tmp_path / "held"]) for name in names]
+    (tag / "zero_pp_rank_1_link.pt").symlink_to(pins[1].at)
+    free_names(tag, 1)
+    assert sorted(path.name for path in tag.iterdir()) == names[:1]
+    (tag / names[1]).write_bytes(b"new")
+    assert pins[1].at.stat().st_size == LINK_FROM_BYTES

@@ -1,0 +1,139 @@
+"""From the program's word that it saved to files on the storage, whatever it does meanwhile."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES
+from deepspeed_trainer.rank.keeper import Keeper
+from tests.pure.deepspeed_trainer.makers import a_contract
+
+RUN = "team/bert/uid-1/run-1"
+SHARD = "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
+
+
+class Rank:
+    """One rank's program and its keeper, on a volume."""
+
+    def __init__(self, folder: Path, rank: int = 0) -> None:
+        self.volume = folder / "volume"
+        self.volume.mkdir(exist_ok=True)
+        self.work = folder / "work"
+        self.facts: list[Mapping[str, Any]] = []
+        contract = a_contract(storage=str(self.volume))
+        self.keeper = Keeper(contract, rank, self.facts.append)
+
+    def save(self, step: int, tag: str = "tag", **files: bytes) -> None:
+        """What a program does: both ranks' shards of a tag, and `latest` beside it."""
+        folder = self.work / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        for rank in (0, 1):
+            (folder / SHARD.format(rank)).write_bytes(b"%d" % step * LINK_FROM_BYTES)
+        (self.work / "latest").write_text(tag)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        fact = {"kind": "saved", "folder": str(self.work), "only": tag, "tag": tag, "step": step}
+        rest = {"zero_stage": 3, "source": ".", "loose_before": {}}
+        self.keeper.note_saved({**fact, **rest})
+
+    def bring(self, number: int, newest: int | None = None) -> Mapping[str, Any]:
+        """The board asks for a save; returns what the keeper says at last."""
+        self.keeper.obey(number, newest or number)
+        self.keeper._worker.submit(lambda: None).result(10)
+        return self.facts[-1]
+
+
+@pytest.fixture
+def rank(tmp_path: Path) -> Rank:
+    return Rank(tmp_path)
+
+
+def names(fact: Mapping[str, Any]) -> list[str]:
+    return [file["path"] for file in fact["files"]]
+
+
+def test_a_rank_brings_its_own_files_and_rank_0_those_of_no_rank(tmp_path: Path) -> None:
+    for number, own in ((0, ["tag/config.json", f"tag/{SHARD.format(0)}", "latest"]), (1, [])):
+        rank = Rank(tmp_path, number)
+        rank.save(5, **{"config.json": b"{}"})
+        rank.keeper.note_closed()
+        closed = rank.facts[-1]
+        assert (closed["kind"], closed["number"], closed["tag"]) == ("closed", 1, "tag")
+        fact = rank.bring(1)
+        assert names(fact) == (own or [f"tag/{SHARD.format(1)}"])
+        for file in fact["files"]:
+            kept = rank.volume / closed["path"] / file["path"]
+            assert kept.stat().st_size == file["size_bytes"]
+
+
+def test_a_file_written_after_the_save_belongs_to_it(rank: Rank) -> None:
+    rank.save(5)
+    (rank.work / "tag" / "rng_state_0.pth").write_bytes(b"rng")
+    rank.keeper.note_closed()
+    assert "tag/rng_state_0.pth" in names(rank.bring(1))
+
+
+def test_a_folder_that_is_removed_at_once_is_saved_all_the_same(rank: Rank) -> None:
+    rank.save(5)
+    shutil.rmtree(rank.work)
+    rank.keeper.note_closed()
+    assert len(names(rank.bring(1))) == 2
+
+
+def test_a_tag_that_is_used_again_does_not_reach_the_save_before(rank: Rank) -> None:
+    """The hook takes the names off before the program writes to them."""
+    rank.save(1)
+    rank.keeper.note_closed()
+    (rank.work / "tag" / SHARD.format(0)).unlink()
+    rank.save(2)
+    rank.keeper.note_closed()
+    path = rank.facts[0]["path"]
+    rank.bring(1, newest=1)
+    assert (rank.volume / path / "tag" / SHARD.format(0)).read_bytes()[:1] == b"1"
+
+
+def test_a_file_that_grew_while_it_was_brought_is_no_checkpoint(rank: Rank) -> None:
+    rank.save(1)
+    rank.keeper.note_closed()
+    with (rank.work / "tag" / SHARD.format(0)).open("ab") as file:
+        file.write(b"more")
+    fact = rank.bring(1)
+    assert fact["kind"] == "save_lost"
+    assert "was written to" in fact["message"]
+
+
+def test_a_save_of_which_nothing_is_there_is_told(rank: Rank) -> None:
+    fact = {"folder": str(rank.work), "only": "tag", "tag": "tag", "step": 1, "loose_before": {}}
+    rank.keeper.note_saved({**fact, "zero_stage": 3, "source": "."})
+    assert rank.facts[-1]["kind"] == "save_lost"
+    assert "nothing of this rank" in rank.facts[-1]["message"]
+
+
+def test_older_saves_that_nobody_will_ask_for_leave_nothing_behind(rank: Rank) -> None:
+    for step in (1, 2, 3):
+        rank.save(step, f"tag{step}")
+        rank.keeper.note_closed()
+    paths = [rank.volume / fact["path"] for fact in rank.facts]
+    rank.bring(1, newest=3)
+    assert [path.exists() for path in paths] == [True, False, True]
+    rank.bring(3)
+    assert [path.exists() for path in paths] == [True, False, True]
+
+
+def test_a_save_inside_a_reported_folder_is_not_brought_twice(rank: Rank) -> None:
+    rank.save(1)
+    rank.keeper.forget_below(str(rank.work))
+    rank.keeper.note_closed()
+    assert rank.facts == []
+    assert not (rank.volume / RUN / "checkpoints").exists()
+
+
+def test_saves_are_counted_anew_after_a_restart(rank: Rank) -> None:
+    rank.save(1)
+    rank.keeper.begin_round(1)
+    rank.save(1, "again")
+    rank.keeper.note_closed()
+    assert [fact["number"] for fact in rank.facts] == [1, 1_000_001]

@@ -1,0 +1,74 @@
+"""Checkpoints in a bucket, on a real S3 server: programs save to a local folder and never notice.
+
+The pods share no file system here but for the test's own; what one rank finds after a restart came
+from the bucket.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deepspeed_trainer.contract import EXIT_SUCCEEDED, RunContract, run_path
+from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
+from tests.trainer.attempts import Job
+from tests.trainer.raycluster import RayCluster
+from tests.trainer.s3 import S3Server, find_server
+
+pytestmark = pytest.mark.skipif(find_server() is None, reason="no versitygw, see tests/trainer/s3")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(server: S3Server) -> Iterator[RayCluster]:
+    with RayCluster(pods=("worker-a", "worker-b"), env=server.env) as running:
+        yield running
+
+
+def events(server: S3Server, contract: RunContract) -> list[dict[str, object]]:
+    file = server.place_of(run_path(contract.job, "run-1")) / f"attempt-{contract.attempt}"
+    return [json.loads(line) for line in (file / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_from_what_the_bucket_holds(
+    cluster: RayCluster, server: S3Server, storage: Path
+) -> None:
+    job = Job(cluster, storage, storage=server.uri)
+    order = job.contract(1, "tiny.py", "--end=1:kill:7")
+    killed = job.finish(order, job.start(order))
+    assert killed.progress.checkpoint is not None
+    assert killed.progress.checkpoint.step == 5
+    shutil.rmtree(program_checkpoint_dir(order))  # the pods' own disks are gone
+
+    again = job.contract(2, "tiny.py", "--end=1:kill:7")
+    resumed = job.finish(again, job.start(again))
+    assert resumed.exit_code == EXIT_SUCCEEDED, resumed.log
+    assert resumed.progress.resumed_from is not None
+    assert resumed.progress.resumed_from.step == 5
+    assert resumed.progress.first_step == 6
+    assert resumed.progress.checkpoint is not None
+    assert resumed.progress.checkpoint.step == 10
+
+    brought = [line for line in events(server, order) if line["event"] == "brought"]
+    prepared = [line for line in events(server, again) if line["event"] == "prepared"]
+    assert len(brought) == len(prepared) == 2
+    assert [line["files"] for line in sorted(brought, key=str)]
+    logs = server.place_of(run_path(order.job, "run-1")) / "attempt-2" / "logs"
+    assert '"start": 5' in (logs / "rank-00001.log").read_text()
+
+
+def test_a_bucket_that_cannot_be_reached_is_named_before_anything_trains(
+    cluster: RayCluster, storage: Path
+) -> None:
+    job = Job(cluster, storage, storage="s3://not-there/team")
+    failure = job.run(1, "tiny.py").progress.failure
+    assert failure is not None
+    assert failure.cause == "Storage"
+    assert "s3://not-there/team" in failure.message

@@ -1,0 +1,204 @@
+"""The job's storage as the head uses it: the epoch, the choice, commits and what may go.
+
+One writer for a whole attempt, so that a checkpoint counts at one moment and for everybody.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from deepspeed_trainer.board.eventfile import EventFile
+from deepspeed_trainer.board.ranks import Resume
+from deepspeed_trainer.board.saves import Save
+from deepspeed_trainer.checkpoints.choice import (
+    PassedOver,
+    describe_passed_over,
+    rank_candidates,
+)
+from deepspeed_trainer.checkpoints.journal import (
+    Commit,
+    CommitKind,
+    Entry,
+    EntryKind,
+    Journal,
+)
+from deepspeed_trainer.checkpoints.retention import find_surplus
+from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
+from deepspeed_trainer.contract import MANIFEST_FILE, ContractError, RunContract, run_path
+from deepspeed_trainer.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestFile
+
+
+class RunStorage:
+    """The storage of one attempt's run; used from the board's thread alone."""
+
+    def __init__(self, contract: RunContract, now: float) -> None:
+        """Open the attempt's epoch.
+
+        Raises:
+            Superseded: a newer attempt has.
+            OSError: the storage cannot be used.
+        """
+        assert contract.storage is not None  # noqa: S101  the caller asked
+        self._contract = contract
+        self._store: Store = open_store(contract.storage)
+        self._run = run_path(contract.job, contract.run)
+        self._journal = Journal(self._store, self._run)
+        self._journal.open_epoch(contract.attempt, now)
+        self._passed: list[PassedOver] = []
+        self._resumed_from: str | None = None
+        self._choices = 0
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="storage")
+        self._events = EventFile(self._store, f"{self._run}/attempt-{contract.attempt}")
+
+    def note_event(self, line: str, now: float) -> None:
+        """Add a line to the attempt's events.jsonl.
+
+        Raises:
+            OSError: the volume cannot be written.
+        """
+        self._events.add(line)
+        if self._events.is_due(now):
+            self._background.submit(self._events.upload)
+
+    def finish(self) -> None:
+        """The attempt has ended: bring what is left of its events to the storage."""
+        self._background.submit(self._events.upload).result()
+
+    def choose(self) -> tuple[Resume, str | None]:
+        """Return what to continue from, and a sentence on a newer one that was passed over."""
+        self._choices += 1
+        if self._contract.resume == "Never":
+            return Resume(self._choices), None
+        save, report = self._newest(CommitKind.SAVE), self._newest(CommitKind.REPORT)
+        found = save or report
+        self._resumed_from = found.path if found else None
+        resume = Resume(
+            number=self._choices,
+            save=self._full(save),
+            report=self._full(report),
+            step=found.step if found else 0,
+            attempt=found.epoch if found else 0,
+        )
+        return resume, describe_passed_over(self._passed, found.step if found else None)
+
+    def reject(self, path: str, reason: str, now: float) -> None:
+        """Never take a checkpoint again; `path` is below the storage's root."""
+        below = path.removeprefix(f"{self._run}/")
+        commits = [commit for commit in self._journal.record.alive if commit.path == below]
+        self._passed += [PassedOver(commit, reason) for commit in commits]
+        self._append(EntryKind.REJECTED, now, path=below, reason=reason[:2048])
+
+    def commit(
+        self, save: Save, versions: Mapping[str, str], metrics: Mapping[str, str], now: float
+    ) -> None:
+        """Make a save count: its manifest first, then the journal.
+
+        Raises:
+            Superseded: a newer attempt has begun.
+            OSError: the storage cannot be written.
+        """
+        files = self._unite([f for rank in sorted(save.files) for f in save.files[rank]], save.path)
+        manifest = Manifest(
+            step=save.step,
+            tag=save.tag,
+            world_size=self._contract.world_size,
+            zero_stage=save.zero_stage,
+            attempt=self._contract.attempt,
+            time=now,
+            versions=versions,
+            files=files,
+            source=save.source,
+        )
+        self._store.write(f"{save.path}/{MANIFEST_FILE}", manifest.to_json().encode())
+        commit = Commit(
+            path=save.path.removeprefix(f"{self._run}/"),
+            step=save.step,
+            tag=save.tag,
+            epoch=self._contract.attempt,
+            world_size=self._contract.world_size,
+            time=now,
+            size_bytes=sum(file.size_bytes for file in files),
+            kind=CommitKind.REPORT if save.is_report else CommitKind.SAVE,
+            metrics=metrics,
+        )
+        self._append(EntryKind.COMMITTED, now, commits=(commit,))
+
+    def remove_surplus(self, now: float) -> list[str]:
+        """Delete what retention no longer wants; returns the paths, files go in the background."""
+        alive, keep = self._journal.record.alive, self._contract.keep
+        surplus = find_surplus(alive, keep, self._resumed_from)
+        for commit in surplus:
+            self._append(EntryKind.DELETED, now, path=commit.path, reason="retention")
+            self._background.submit(self.delete_files, f"{self._run}/{commit.path}")
+        return [commit.path for commit in surplus]
+
+    def delete_files(self, path: str) -> None:
+        """Delete a checkpoint, its manifest first."""
+        manifest = self._read_manifest(path)
+        self._store.remove(f"{path}/{MANIFEST_FILE}")
+        for file in manifest.files if manifest else ():
+            self._store.remove(f"{path}/{file.path}")
+
+    def _append(
+        self,
+        kind: EntryKind,
+        now: float,
+        *,
+        commits: tuple[Commit, ...] = (),
+        path: str = "",
+        reason: str = "",
+    ) -> None:
+        epoch = self._contract.attempt
+        self._journal.append(
+            Entry(kind=kind, epoch=epoch, time=now, commits=commits, path=path, reason=reason)
+        )
+
+    def _newest(self, kind: CommitKind) -> Commit | None:
+        """Return the newest commit of a kind that is whole, as far as names and sizes tell."""
+        usable, others = rank_candidates(
+            self._journal.record.alive, kind, self._contract.world_size
+        )
+        self._passed += [one for one in others if one not in self._passed]
+        for commit in usable:
+            reason = self._find_gap(commit)
+            if reason is None:
+                return commit
+            self._passed.append(PassedOver(commit, reason))
+        return None
+
+    def _find_gap(self, commit: Commit) -> str | None:
+        path = self._full(commit)
+        manifest = self._read_manifest(path)
+        if manifest is None:
+            return "its manifest is missing or cannot be read"
+        sizes = self._store.list_sizes(path)
+        for file in manifest.files:
+            found = sizes.get(file.path)
+            if found is None:
+                return f"{file.path} is missing"
+            if found != file.size_bytes:
+                return f"{file.path} has {found} bytes, saved were {file.size_bytes}"
+        return None
+
+    def _read_manifest(self, path: str) -> Manifest | None:
+        data = self._store.read(f"{path}/{MANIFEST_FILE}")
+        if data is None or len(data) > MAX_MANIFEST_BYTES:
+            return None
+        try:
+            return Manifest.from_json(data)
+        except ContractError:
+            return None
+
+    def _full(self, commit: Commit | None) -> str:
+        return f"{self._run}/{commit.path}" if commit else ""
+
+    def _unite(self, files: Sequence[ManifestFile], path: str) -> tuple[ManifestFile, ...]:
+        """Return every file once; what several ranks wrote is read again, now that all are done."""
+        found: dict[str, ManifestFile] = {}
+        for file in files:
+            before = found.setdefault(file.path, file)
+            place = self._store.place_of(f"{path}/{file.path}")
+            if before.sha256 != file.sha256 and place is not None:
+                size = place.stat().st_size
+                found[file.path] = replace(before, size_bytes=size, sha256=hash_file(place))
+        return tuple(found.values())

@@ -1,0 +1,110 @@
+"""The files of a checkpoint: whose they are, and how the program's own are held fast.
+
+A program goes on, and may overwrite, rename or delete what it has just saved.  So each rank pins
+its files before the program goes on: a large file gets a second name (a hard link, which costs no
+time), a small one is copied, because small files are the ones that programs append to.  Before the
+program writes to a name again, the name is taken off the pinned file.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_OF_RANK: Final = re.compile(
+    r"(?:zero_pp_rank_|rng_state_|random_states_|fingerprint-rank-|sidecar-rank-)(\d+)(?:\D|$)"
+    r"|^__(\d+)_\d+\.distcp$"
+)
+LINK_FROM_BYTES: Final = 1024 * 1024
+"""Files of at least this size are linked, smaller ones copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A file of a save, held fast: `path` in the checkpoint, where it came from, where it is."""
+
+    path: str
+    source: Path
+    at: Path
+    stamp: tuple[int, int, int]
+    """Inode, size and time of change of the source when it was pinned."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file when it was pinned."""
+        return self.stamp[1]
+
+    def is_stale(self) -> bool:
+        """Whether the source has become another file since, or is gone."""
+        try:
+            return stamp_of(self.source) != self.stamp
+        except FileNotFoundError:
+            return False  # what the program deleted stays pinned
+
+
+def owner_of(path: str) -> int:
+    """Return the rank that owns a file: the one in its name, else rank 0.
+
+    The names are DeepSpeed's, Transformers', Accelerate's and torch's distributed checkpoint's.
+    """
+    found = _OF_RANK.search(path.rsplit("/", 1)[-1])
+    return int(found[1] or found[2]) if found else 0
+
+
+def is_shared(path: str) -> bool:
+    """Return whether a file has no rank in its name, so that every node may want it."""
+    return _OF_RANK.search(path.rsplit("/", 1)[-1]) is None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Return the files below a folder in a fixed order; links that a resume left are none."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            yield path
+
+
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced or written to."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def pin(source: Path, path: str, places: Iterable[Path]) -> Pin:
+    """Hold a file fast in the first of the folders that takes a link, else copy it to the last.
+
+    Raises:
+        OSError: it is gone, or there is no room for a copy.
+    """
+    stamp = stamp_of(source)
+    targets = [place / path for place in places]
+    for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        if stamp[1] >= LINK_FROM_BYTES and _try_link(source, target):
+            return Pin(path, source, target, stamp)
+    target = targets[0] if stamp[1] < LINK_FROM_BYTES else targets[-1]
+    shutil.copyfile(source, target)
+    return Pin(path, source, target, stamp)
+
+
+def _try_link(source: Path, target: Path) -> bool:
+    """Link within one file system that knows links; what else is wrong shows when copying."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def free_names(folder: Path, rank: int) -> None:
+    """Take a rank's names off pinned and linked files, so that writing them harms no checkpoint."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*")):
+        if owner_of(path.name) != rank or path.is_dir():
+            continue
+        if path.is_symlink() or path.stat().st_nlink > 1:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,238 @@
+"""Brings what one rank saves to the job's storage, beside the program and behind its back.
+
+The program waits only until its files are pinned (see checkpoints.files).  Which save is then
+brought to the storage is the board's decision, the same for all ranks: one at a time, and of those
+that wait only the newest.
+"""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from deepspeed_trainer.checkpoints import files
+from deepspeed_trainer.checkpoints.files import Pin
+from deepspeed_trainer.checkpoints.stores import open_store
+from deepspeed_trainer.contract import RunContract, run_path
+from deepspeed_trainer.manifest import ManifestFile
+
+Fact = Mapping[str, Any]
+CHECKPOINTS: Final = "checkpoints"
+"""Folder of a run's checkpoints, below the run's own."""
+SAVES_PER_ROUND: Final = 1_000_000
+"""More than a program will ever save between two restarts."""
+
+
+@dataclass(slots=True)
+class HeldSave:
+    """One save of this rank: what is pinned, and where it shall lie below the store's root."""
+
+    number: int
+    path: str
+    fact: Fact
+    pins: dict[str, Pin] = field(default_factory=dict)
+    blocked_s: float = 0.0
+    is_closed: bool = False
+
+
+class Keeper:
+    """The saves of one rank; facts come from the program's thread, orders from the board's."""
+
+    def __init__(self, contract: RunContract, rank: int, tell: Callable[[Fact], None]) -> None:
+        self._rank = rank
+        self._tell = tell
+        self._run = run_path(contract.job, contract.run)
+        self._prefix = f"a{contract.attempt}"
+        self._attempt = f"attempt-{contract.attempt}"
+        self._root = Path(contract.storage or "/")
+        self._store = open_store(contract.storage) if contract.storage else None
+        self._lock = threading.RLock()
+        self._saves: dict[int, HeldSave] = {}
+        self._number = 0
+        self._ordered = 0
+        self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="keep")
+
+    def begin_round(self, restart: int) -> None:
+        """Count saves anew: ranks that were stopped in the middle had not all saved as often."""
+        with self._lock:
+            self._number = restart * SAVES_PER_ROUND
+
+    def note_saved(self, fact: Fact) -> None:
+        """Pin the files of a save that has just returned; what fails is told, never raised."""
+        if self._store is None:
+            return
+        began = monotonic()
+        with self._lock:
+            self._number += 1
+            save = HeldSave(self._number, self._path_of(self._number, fact), fact)
+            self._saves[save.number] = save
+            self._try(save, self._pin_first)
+            save.blocked_s += monotonic() - began
+
+    def note_closed(self) -> None:
+        """No file is added to earlier saves any more: pin what came after, and tell the board."""
+        with self._lock:
+            for save in [save for save in self._saves.values() if not save.is_closed]:
+                began = monotonic()
+                self._try(save, self._pin)
+                save.is_closed = True
+                save.blocked_s += monotonic() - began
+                self._tell(self._describe(save))
+
+    def forget_below(self, folder: str) -> None:
+        """Drop open saves that lie in a folder which is handed over as a whole."""
+        root = Path(folder).resolve()
+        with self._lock:
+            for save in [save for save in self._saves.values() if not save.is_closed]:
+                if Path(save.fact["folder"]).resolve().is_relative_to(root):
+                    self._drop(save)
+
+    def obey(self, upload: int, newest: int) -> None:
+        """Bring save `upload` to the storage; of older ones than `newest` nobody will ask."""
+        with self._lock:
+            for save in [s for s in self._saves.values() if s.is_closed and s.number < newest]:
+                if save.number not in (upload, self._ordered):
+                    self._drop(save)
+            if upload > self._ordered:
+                self._ordered = upload
+                self._worker.submit(self._bring, upload)
+
+    def bring_log(self, log: Path | None) -> None:
+        """Upload a log file to a bucket, now or after the save that is on its way."""
+        if log is not None and self._store is not None and self._store.place_of("") is None:
+            self._worker.submit(self._upload_log, log)
+
+    def finish(self) -> None:
+        """Wait for what was asked for until now."""
+        self._worker.submit(lambda: None).result()
+
+    def _upload_log(self, log: Path) -> None:
+        assert self._store is not None  # noqa: S101  see bring_log
+        try:
+            self._store.keep(log, f"{self._run}/{self._attempt}/logs/{log.name}")
+        except Exception as error:  # noqa: BLE001  a log is not worth a training
+            sys.stderr.write(f"{log.name} was not uploaded: {error}\n")
+
+    def close(self) -> None:
+        """Stop; what is not brought by now is dropped."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _path_of(self, number: int, fact: Fact) -> str:
+        """Return the same path on all ranks: they save in step, and a report is there already."""
+        if "paths" in fact:
+            return Path(fact["folder"]).relative_to(self._root).as_posix()
+        name = f"step-{fact['step']:08d}-{self._prefix}-{number}"
+        return f"{self._run}/{CHECKPOINTS}/{name}"
+
+    def _pin_first(self, save: HeldSave) -> None:
+        self._pin(save)
+        if save.fact.get("only") and not save.pins:
+            raise FileNotFoundError(f"nothing of this rank lies in {save.fact['folder']}")
+
+    def _pin(self, save: HeldSave) -> None:
+        """Pin every own file of a save that is new, or another than before."""
+        root = Path(save.fact["folder"])
+        final = self._store.place_of(save.path) if self._store else None
+        staging = self._staging / str(save.number)
+        places = [final, staging] if final else [staging]
+        for file in _members(save.fact):
+            path = file.relative_to(root).as_posix()
+            known = save.pins.get(path)
+            if not self._is_own(save.fact, path) or (known and not known.is_stale()):
+                continue
+            if "paths" in save.fact:
+                save.pins[path] = Pin(path, file, file, files.stamp_of(file))
+            else:
+                save.pins[path] = files.pin(file, path, places)
+
+    def _is_own(self, fact: Fact, path: str) -> bool:
+        return "paths" in fact or files.owner_of(path) == self._rank
+
+    def _bring(self, number: int) -> None:
+        """Hash and upload a save's files, in the background."""
+        with self._lock:
+            save = self._saves.get(number)
+        if save is None:
+            self._tell({"kind": "save_lost", "number": number, "message": "it is gone"})
+            return
+        if self._try(save, self._bring_files):
+            with self._lock:
+                self._saves.pop(number, None)
+                shutil.rmtree(self._staging / str(number), ignore_errors=True)
+
+    def _bring_files(self, save: HeldSave) -> None:
+        assert self._store is not None  # noqa: S101  a save is held only where there is storage
+        brought = [
+            ManifestFile(
+                path=pin.path,
+                size_bytes=pin.size_bytes,
+                sha256=self._store.keep(pin.at, f"{save.path}/{pin.path}"),
+                rank=self._rank,
+            )
+            for pin in save.pins.values()
+        ]
+        changed = [
+            pin.path for pin in save.pins.values() if pin.at.stat().st_size != pin.size_bytes
+        ]
+        if changed:
+            raise OSError(f"{changed[0]} was written to while it was brought to the storage")
+        wire = [file.to_wire() for file in brought]
+        self._tell(
+            {"kind": "brought", "number": save.number, "step": save.fact["step"], "files": wire}
+        )
+
+    def _try(self, save: HeldSave, act: Callable[[HeldSave], None]) -> bool:
+        try:
+            act(save)
+        except Exception as error:  # noqa: BLE001  training goes on; the board is told why
+            self._saves.pop(save.number, None)
+            message = f"{type(error).__name__}: {error}"[:500]
+            self._tell({"kind": "save_lost", "number": save.number, "message": message})
+            return False
+        return True
+
+    def _drop(self, save: HeldSave) -> None:
+        """A save that will never count: take its pins off the volume too."""
+        del self._saves[save.number]
+        for pin in save.pins.values():
+            if pin.at != pin.source and self._store and self._store.place_of(save.path):
+                self._store.remove(f"{save.path}/{pin.path}")
+        shutil.rmtree(self._staging / str(save.number), ignore_errors=True)
+
+    def _describe(self, save: HeldSave) -> Fact:
+        names = ("tag", "step", "zero_stage", "source")
+        told = {name: save.fact.get(name, "") for name in names}
+        size = sum(pin.size_bytes for pin in save.pins.values())
+        return {
+            "kind": "closed",
+            "number": save.number,
+            "path": save.path,
+            "report": "paths" in save.fact,
+            "blocked_s": round(save.blocked_s, 6),
+            "size_bytes": size,
+            **told,
+        }
+
+
+def _members(fact: Fact) -> Iterator[Path]:
+    """Return the files of a save: named ones, or those of its tag and loose ones beside it."""
+    root = Path(fact["folder"])
+    if "paths" in fact:
+        yield from (root / path for path in fact["paths"])
+    elif fact.get("only"):
+        yield from files.files_below(root / fact["only"])
+        for path in sorted(root.iterdir()) if root.is_dir() else ():
+            if not path.is_file() or path.is_symlink() or path.name.startswith("."):
+                continue
+            if fact["loose_before"].get(path.name) != list(files.stamp_of(path)):
+                yield path
+    else:
+        yield from files.files_below(root)

@@ -1,0 +1,87 @@
+"""Puts the chosen checkpoint where the program looks for it, and reads it through once.
+
+Each rank reads its own files, so that damage is found before the program starts and all ranks can
+fall back together.  Files without a rank in their name are brought by one rank for all that share
+its folder.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepspeed_trainer.board.ranks import Resume
+from deepspeed_trainer.checkpoints.files import is_shared
+from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
+from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
+from deepspeed_trainer.hooks.resumed import Resumed
+from deepspeed_trainer.manifest import Manifest, ManifestFile
+from deepspeed_trainer.rank import rankenv
+
+
+class Damaged(RuntimeError):
+    """A file of a committed checkpoint is not what was saved; the message names it."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def prepare(
+    contract: RunContract, rank: int, local_rank: int, resume: Resume
+) -> tuple[Resumed, list[ManifestFile]]:
+    """Bring what a rank needs of the chosen checkpoint.
+
+    Returns what its program is told, and the files that were read and are what was saved.
+
+    Raises:
+        Damaged: a file differs from what was saved, or is gone.
+        OSError: the storage cannot be read, or the place cannot be written.
+    """
+    if contract.storage is None or not (resume.save or resume.report):
+        return Resumed(), []
+    store = open_store(contract.storage)
+    folder = tag = report = ""
+    read: list[ManifestFile] = []
+    if resume.save:
+        manifest = _read_manifest(store, resume.save)
+        target = _place(contract, manifest.source)
+        is_first = rank == 0 if store.place_of("") else local_rank == 0
+        for file in _files_for(manifest, rank, brings_shared=is_first):
+            _check(resume.save, file, store.fetch(f"{resume.save}/{file.path}", target / file.path))
+            read.append(file)
+        folder, tag = str(target), manifest.tag
+    place = store.place_of(resume.report)
+    if resume.report and place is not None:
+        for file in _read_manifest(store, resume.report).files_of(rank):
+            _check(resume.report, file, hash_file(place / file.path))
+            read.append(file)
+        report = str(place)
+    path = resume.save or resume.report
+    return Resumed(folder, tag, resume.step, resume.attempt, path, report), read
+
+
+def _files_for(manifest: Manifest, rank: int, *, brings_shared: bool) -> Iterator[ManifestFile]:
+    """Return a rank's own files, and those of all where it brings them.
+
+    Below ZeRO-3 a rank may read any other's, so the first rank of a folder brings all.
+    """
+    for file in manifest.files:
+        is_own = file.rank == rank and not is_shared(file.path)
+        if is_own or (brings_shared and (is_shared(file.path) or manifest.zero_stage < 3)):
+            yield file
+
+
+def _place(contract: RunContract, source: str) -> Path:
+    """Return where the program had saved; a path below its checkpoint folder follows that."""
+    return rankenv.program_checkpoint_dir(contract) / source
+
+
+def _read_manifest(store: Store, path: str) -> Manifest:
+    data = store.read(f"{path}/{MANIFEST_FILE}")
+    if data is None:
+        raise Damaged(path, f"{path}/{MANIFEST_FILE} is gone")
+    return Manifest.from_json(data)
+
+
+def _check(path: str, file: ManifestFile, found: str) -> None:
+    if found != file.sha256:
+        raise Damaged(path, f"{path}/{file.path} has sha256 {found}, saved was {file.sha256}")

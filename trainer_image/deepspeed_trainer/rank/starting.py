@@ -1,0 +1,47 @@
+"""From a rank's hello to the board's word to start: the chosen checkpoint is got ready between."""
+
+from time import sleep
+from typing import Any
+
+import ray.train
+
+from deepspeed_trainer.board.ranks import Orders, Resume
+from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.hooks.resumed import Resumed
+from deepspeed_trainer.rank import resume
+from deepspeed_trainer.rank.link import BoardLink
+
+
+class Starting:
+    """One rank on its way to its start."""
+
+    def __init__(self, contract: RunContract, rank: int, link: BoardLink, wait_s: float) -> None:
+        self.resumed = Resumed()
+        """What the program continues from, once the board lets it start."""
+        self._contract = contract
+        self._rank = rank
+        self._link = link
+        self._wait_s = wait_s
+
+    def wait(self, hello: dict[str, Any]) -> Orders:
+        """Return the orders with which the program starts, or those to stop."""
+        orders, done = self._link.sync([hello]), 0
+        while orders.launch is None and not orders.must_stop:
+            if orders.resume is not None and orders.resume.number != done:
+                done = orders.resume.number
+                orders = self._link.sync([self._prepare(orders.resume)])
+                continue
+            sleep(self._wait_s)
+            orders = self._link.sync([])
+        return orders
+
+    def _prepare(self, chosen: Resume) -> dict[str, Any]:
+        local_rank = ray.train.get_context().get_local_rank()
+        try:
+            self.resumed, read = resume.prepare(self._contract, self._rank, local_rank, chosen)
+        except (resume.Damaged, OSError) as error:
+            path = getattr(error, "path", chosen.save or chosen.report)
+            message = f"rank {self._rank}: {error}"
+            return {"kind": "damaged", "number": chosen.number, "path": path, "message": message}
+        files = [file.to_wire() for file in read]
+        return {"kind": "prepared", "number": chosen.number, "step": chosen.step, "files": files}
