@@ -29,11 +29,13 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The head's answer to a rank: start with `launch`, stop the program, or return."""
+    """The head's answer to a rank: start with `launch`, stop the program, say hello again for
+    another start, or return."""
 
     launch: Launch | None = None
     must_stop: bool = False
     may_leave: bool = False
+    go_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ def test_a_rank_that_leaves_early_is_named_while_the_others_hang() -> None:
     attempt.note_figures(1, {"done": 4, "begun": 4}, 9.0)
     attempt.note_end(1, ended(0), 10.0)
     assert attempt.orders(0, 10.0 + LATER).must_stop
+    attempt.note_end(0, ended(-15, stopped=True), 15.0)
+    attempt.conclude(Verdict(), 16.0)
     failure = attempt.progress().failure
     assert failure is not None
     assert (failure.cause, failure.rank) == (Cause.EARLY_EXIT, 1)
