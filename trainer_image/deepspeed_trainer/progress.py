@@ -64,7 +64,7 @@ class Cause(StrEnum):
     WRONG_WORLD_SIZE = "WrongWorldSize"
     """The program made a process group that does not span the attempt's ranks."""
     PLACEMENT = "Placement"
-    """The ranks do not lie on the wanted number of pods, or find fewer cores than there are ranks."""
+    """The ranks do not lie on the wanted number of pods, or there on too few cores to be bound."""
     EARLY_EXIT = "EarlyExit"
     """A rank ended with exit code 0 while others went on stepping."""
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"

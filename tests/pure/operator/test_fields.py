@@ -133,6 +133,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "head.resources.memory": ({}, {"head": {"resources": {"memory": "6Gi"}}}),
     "worker.resources.cpu": ({}, {"worker": {"resources": {"cpu": 2}}}),
     "worker.resources.memory": ({}, {"worker": {"resources": {"memory": "6Gi"}}}),
+    "worker.bindCores": ({}, {"worker": {"bindCores": True}}),
     "worker.sharedMemory": ({}, {"worker": {"sharedMemory": "64Mi"}}),
 }
 

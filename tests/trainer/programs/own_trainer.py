@@ -61,7 +61,7 @@ def train_func(config):
                 {"epoch": epoch, "loss": loss.item()},
                 checkpoint=Checkpoint.from_directory(folder),
             )
-        is_first = os.environ["DSJOB_ATTEMPT"] == "1"
+        is_first = (os.environ["DSJOB_ATTEMPT"], os.environ["DSJOB_RESTART"]) == ("1", "0")
         if how == "kill" and is_first and epoch == 1 and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
     return "trained"

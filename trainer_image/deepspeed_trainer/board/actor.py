@@ -84,9 +84,17 @@ class Board:
         self._attempts[submission_id].note_metrics(0, metrics)
         self._publish(submission_id)
 
-    def note_lost(self, submission_id: str, lost: Mapping[int, str]) -> None:
+    def note_lost(self, submission_id: str, lost: Mapping[int, str], restart: int) -> None:
         """Take which ranks' workers died and why, where the driver is not told."""
-        self._attempts[submission_id].note_lost(lost)
+        self._attempts[submission_id].note_lost(lost, restart)
+
+    def end_round(self, submission_id: str, verdict: Verdict) -> float | None:
+        """Return the seconds until a new group of workers may start, None when none may."""
+        attempt = self._attempts[submission_id]
+        wait_s = attempt.end_round(verdict, _now())
+        if wait_s is not None:
+            self._note_restart(attempt)
+        return wait_s
 
     def note_override(self, submission_id: str, sentence: str) -> None:
         """Take which setting of a driver program gave way to the job's."""
@@ -95,12 +103,20 @@ class Board:
         self._log(attempt, "override", message=sentence)
         self._publish(submission_id)
 
-    def sync(self, submission_id: str, rank: int, facts: Sequence[Mapping[str, Any]]) -> Orders:
-        """Take a rank's facts in their order and return its orders."""
+    def sync(
+        self, submission_id: str, rank: int, restart: int, facts: Sequence[Mapping[str, Any]]
+    ) -> Orders:
+        """Take a rank's facts in their order and return its orders.
+
+        Facts of a round that has ended are dropped: they would be taken for the next one's.
+        """
         attempt = self._attempts[submission_id]
-        for fact in facts:
+        begun = attempt.restarts
+        for fact in facts if restart == begun else ():
             self._take(attempt, rank, fact)
-        orders = attempt.orders(rank, _now())
+        orders = attempt.orders(rank, _now(), restart)
+        if attempt.restarts > begun:
+            self._note_restart(attempt)
         # The steps of other ranks are not shown, and there may be many of them.
         if rank == 0 or any(fact["kind"] != "step" for fact in facts):
             self._publish(submission_id)
@@ -112,6 +128,12 @@ class Board:
         given_up = attempt.saves.give_up(folder)
         if checkpoint.uncommit(Path(folder)) or given_up:
             self._log(attempt, "overwritten", folder=folder)
+
+    def _note_restart(self, attempt: Attempt) -> None:
+        why = attempt.progress().last_restarts[-1]
+        named = {"cause": why.cause, "message": why.message, "rank": why.rank, "step": why.step}
+        self._log(attempt, "restarted", **named)
+        self._publish(attempt.contract.submission_id)
 
     def _take(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         match fact["kind"]:
@@ -178,7 +200,8 @@ class Board:
     def _log(self, attempt: Attempt, event: str, **details: Any) -> None:
         """Add a line to the attempt's events.jsonl, when there is storage."""
         contract = attempt.contract
-        line = json.dumps({"time": _now(), "event": event, **details})
+        round_of_it = {"restart": attempt.restarts} if attempt.restarts else {}
+        line = json.dumps({"time": _now(), "event": event, **round_of_it, **details})
         print(line, flush=True)  # noqa: T201  the actor's log in Ray's session folder
         if contract.storage is None:
             return

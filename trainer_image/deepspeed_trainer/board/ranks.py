@@ -29,8 +29,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The head's answer to a rank: start with `launch`, stop the program, say hello again for
-    another start, or return."""
+    """The head's answer to a rank: start with `launch`, stop the program, or return.
+
+    `go_again` is for a supervisor whose round has ended: it says hello anew, with another port.
+    """
 
     launch: Launch | None = None
     must_stop: bool = False

@@ -1,4 +1,4 @@
-"""The rounds of an attempt: how often its ranks may be started again, when, and why they were. Pure.
+"""The rounds of an attempt: how often its ranks may start again, when, and why they did. Pure.
 
 A round is from the ranks' hello to the end of the last of them.  The first restart follows at once,
 because most failures pass; each further one waits twice as long as the one before.

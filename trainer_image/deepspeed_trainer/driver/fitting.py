@@ -9,11 +9,11 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Final
 
-from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RunContract
+from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RESTART_ENV, RunContract
 from deepspeed_trainer.hooks.patching import Patch, PatchOnImport
 from deepspeed_trainer.hooks.wire import RESUME_ENV, SOCKET_ENV, Wire
 from deepspeed_trainer.rank import rankenv
@@ -23,6 +23,15 @@ TRAINER_MODULE: Final = "ray.train.v2.torch.torch_trainer"
 RUN_NAME: Final = "ray"
 
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is new at each start of the program in an attempt."""
+
+    resume: str
+    """The folder that answers ray.train.get_checkpoint, or an empty text."""
+    restart: int
 
 
 class WrongSize(ValueError):
@@ -42,7 +51,8 @@ def install() -> None:
         print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log
         wire.report({"kind": "override", "sentence": sentence})
 
-    fitting = Fitting(contract, os.environ[RESUME_ENV], tell, lambda: wire.await_word("trainer"))
+    start = Start(os.environ[RESUME_ENV], int(os.environ[RESTART_ENV]))
+    fitting = Fitting(contract, start, tell, lambda: wire.await_word("trainer"))
     # A patch that fails must end the program: it would train with other numbers than the job's.
     PatchOnImport(fitting.patches(), _raise).install()
 
@@ -51,10 +61,10 @@ class Fitting:
     """What of a program's configuration becomes the job's."""
 
     def __init__(
-        self, contract: RunContract, resume: str, tell: Tell, await_job: Callable[[], None]
+        self, contract: RunContract, start: Start, tell: Tell, await_job: Callable[[], None]
     ) -> None:
         self._contract = contract
-        self._resume = resume
+        self._start = start
         self._tell = tell
         self._await_job = await_job
         self._has_trainer = False
@@ -71,12 +81,17 @@ class Fitting:
 
     def fit_run_config(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of RunConfig: open ones filled in, restarts left to the operator."""
-        from deepspeed_trainer.driver.raytrain import no_restarts, ray_folder  # noqa: PLC0415
+        from deepspeed_trainer.driver.raytrain import (  # noqa: PLC0415
+            name_run,
+            no_restarts,
+            ray_folder,
+        )
         from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
 
         contract = self._contract
         name = given.get("name")
         attempt_name = f"{name}-attempt-{contract.attempt}" if name else RUN_NAME
+        attempt_name = name_run(attempt_name, self._start.restart)
         if name:
             self._tell(f"RunConfig.name: {name!r} became {attempt_name!r}, the attempt's own name")
         policy = given.get("failure_config")
@@ -86,13 +101,17 @@ class Fitting:
                 " says how often the job is tried again"
             )
         runtime_env = dict(given.get("worker_runtime_env") or {})
-        env_vars = {**rankenv.job_env(contract, None), **runtime_env.get("env_vars", {})}
+        job_env = rankenv.job_env(contract, None, self._start.restart)
+        env_vars = {**job_env, **runtime_env.get("env_vars", {})}
         return {
             **given,
             "name": attempt_name,
             "storage_path": given.get("storage_path") or str(ray_folder(contract)),
             "failure_config": no_restarts(),
-            "callbacks": [*(given.get("callbacks") or []), BoardReports(contract.submission_id)],
+            "callbacks": [
+                *(given.get("callbacks") or []),
+                BoardReports(contract.submission_id, self._start.restart),
+            ],
             "worker_runtime_env": {**runtime_env, "env_vars": env_vars},
         }
 
@@ -112,12 +131,12 @@ class Fitting:
             )
         self._has_trainer = True
         self._await_job()
-        loop = given["train_loop_per_worker"]
+        loop, start = given["train_loop_per_worker"], self._start
         has_data = bool(given.get("datasets"))
         return {
             **given,
             "train_loop_per_worker": functools.partial(
-                run_train_loop, loop, self._contract.to_json(), self._resume
+                run_train_loop, loop, self._contract.to_json(), start.resume, start.restart
             ),
             "train_loop_config": given.get("train_loop_config") or {},
             "scaling_config": self.fit_scaling(given.get("scaling_config"), has_data=has_data),

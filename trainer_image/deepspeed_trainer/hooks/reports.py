@@ -28,8 +28,9 @@ Upload = Callable[[Any, str], Any]
 class BoardReports(UserCallback):  # type: ignore[misc]
     """Shows on the board what ranks reported and how they died; runs in Ray Train's controller."""
 
-    def __init__(self, submission_id: str) -> None:
+    def __init__(self, submission_id: str, restart: int) -> None:
         self._submission_id = submission_id
+        self._restart = restart
 
     def after_report(
         self,
@@ -57,7 +58,7 @@ class BoardReports(UserCallback):  # type: ignore[misc]
             if isinstance(error, WorkerHealthCheckFailedError)
         }
         if lost:
-            find_board().note_lost.remote(self._submission_id, lost)
+            find_board().note_lost.remote(self._submission_id, lost, self._restart)
 
 
 def answer_for(report: Report, progress: Callable[[], Mapping[str, int]], resume: str) -> None:

@@ -146,6 +146,8 @@ def _build_order(view: View, attempt: Attempt, answers: Prerequisites) -> contra
             head_uid=HEAD,
             deepspeed_config=read_config(view.spec, answers.config_maps),
             env=read_environment(view.spec, answers.config_maps),
+            # Whoever sits before it wants to see the first failure.
+            restarts_left=0,
         )
     except InvalidJob as error:
         raise Refused(str(error)) from error
