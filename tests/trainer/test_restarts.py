@@ -114,6 +114,20 @@ def test_a_cause_that_no_restart_mends_ends_the_attempt(cluster: RayCluster, sto
     assert outcome.progress.restarts == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [(EntrypointKind.MODULE, "pkg.train"), (EntrypointKind.COMMAND, "./train.sh")],
+)
+def test_a_module_and_a_command_are_started_again(
+    cluster: RayCluster, storage: Path, kind: EntrypointKind, target: str
+) -> None:
+    words = ("--steps=4", "--save-every=2", "--end=1:kill:3")
+    entrypoint = Entrypoint(kind, target, words)
+    outcome = Job(cluster, storage).run(1, target, entrypoint=entrypoint, restarts_left=1)
+    assert_trained_to_the_end(outcome, restarts=1, step=4)
+    assert [start["start"] for start in outcome.said_at_starts(1)] == [0, 2]
+
+
 def test_a_command_per_node_is_started_again(cluster: RayCluster, storage: Path) -> None:
     words = ("torchrun", "--steps=8", "--save-every=3", "--end=1:kill:4")
     entrypoint = Entrypoint(EntrypointKind.COMMAND, "./node.sh", words, per="Node")
@@ -211,20 +225,30 @@ def test_a_rank_whose_board_forgot_the_run_dies(
 
 
 def test_ranks_are_bound_to_their_share_of_the_cores(storage: Path, tmp_path: Path) -> None:
-    """A script, a command per node and a function, with two ranks on one node."""
+    """Every kind of entrypoint, with two ranks on one node."""
     own = sorted(os.sched_getaffinity(0))
     half = len(own) // 2
     shares = [own[:half], own[half : 2 * half]]
-    node = Entrypoint(EntrypointKind.COMMAND, "./node.sh", ("torchrun", "--steps=1"), per="Node")
+    told = [f"{share} {half}" for share in shares]
+    steps = "--steps=1"
+    node = Entrypoint(EntrypointKind.COMMAND, "./node.sh", ("torchrun", steps), per="Node")
+    scripts = (
+        Entrypoint(EntrypointKind.SCRIPT, "tiny.py", (steps,)),
+        Entrypoint(EntrypointKind.MODULE, "pkg.train", (steps,)),
+        Entrypoint(EntrypointKind.COMMAND, "./train.sh", (steps,)),
+        node,
+    )
     note = tmp_path / "cores"
-    tell = Entrypoint(EntrypointKind.FUNCTION, "loops:tell_cores", config={"note": str(note)})
+    function = Entrypoint(EntrypointKind.FUNCTION, "loops:tell_cores", config={"note": str(note)})
+    driver = Entrypoint(EntrypointKind.DRIVER, "own_trainer.py")
     with RayCluster(pods=("worker-a",), ranks_per_pod=2) as cluster:
         job = Job(cluster, storage, nodes=1, ranks_per_node=2, bind_cores=True)
-        for attempt, fields in enumerate(({}, {"entrypoint": node}), start=1):
-            outcome = job.run(attempt, "tiny.py", "--steps=1", **fields)
+        for attempt, entrypoint in enumerate(scripts, start=1):
+            outcome = job.run(attempt, "-", entrypoint=entrypoint)
             said = [outcome.said(rank) for rank in (0, 1)]
             assert [rank["cores"] for rank in said] == shares, outcome.log
             assert {rank["OMP_NUM_THREADS"] for rank in said} == {str(half)}
-        job.run(3, "loops:tell_cores", entrypoint=tell)
-    told = [Path(f"{note}-{rank}").read_text() for rank in (0, 1)]
-    assert told == [f"{share} {half}" for share in shares]
+        job.run(5, "-", entrypoint=function)
+        assert [Path(f"{note}-{rank}").read_text() for rank in (0, 1)] == told
+        job.run(6, "-", entrypoint=driver)
+        assert [(job.checkpoints(6) / f"cores-{rank}").read_text() for rank in (0, 1)] == told

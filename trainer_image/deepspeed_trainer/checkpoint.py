@@ -154,6 +154,11 @@ def offer(candidate: Candidate, checkpoints: Path) -> None:
     (checkpoints / LATEST_FILE).write_text(candidate.manifest.tag)
 
 
+def withdraw(checkpoints: Path) -> None:
+    """Make `load_checkpoint(checkpoints)` find nothing, though something was saved there."""
+    (checkpoints / LATEST_FILE).unlink(missing_ok=True)
+
+
 def verify(folder: Path, manifest: Manifest, rank: int) -> tuple[ManifestFile, ...]:
     """Compare a rank's files with the manifest and return them.
 

@@ -6,6 +6,7 @@ Its numbers (four workers, three restarts) are not the job's. `argv[1]` says how
 import os
 import signal
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import deepspeed
@@ -37,6 +38,8 @@ def train_func(config):
     """Three epochs; the state of each is reported as a checkpoint."""
     assert dist.get_world_size() == 2, "the job's size, not this program's"
     assert config["lr_scale"] == 1
+    note = Path(os.environ["DSJOB_CHECKPOINT_DIR"], f"cores-{dist.get_rank()}")
+    note.write_text(f"{sorted(os.sched_getaffinity(0))} {os.environ['OMP_NUM_THREADS']}")
     torch.manual_seed(0)
     net = torch.nn.Linear(16, 16)
     engine, optimizer, *_ = deepspeed.initialize(

@@ -191,7 +191,10 @@ def _prepare_storage(contract: RunContract) -> str:
     checkpoints = rankenv.program_checkpoint_dir(contract)
     try:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        if contract.storage is None or contract.resume == "Never":
+        if contract.resume == "Never":
+            checkpoint.withdraw(checkpoints)
+            return ""
+        if contract.storage is None:
             return ""
         run = Path(run_dir(contract.storage, contract.job, contract.run))
         newest = checkpoint.find_newest(run, contract.world_size)

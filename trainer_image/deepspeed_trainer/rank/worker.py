@@ -18,6 +18,7 @@ from typing import Any
 
 import ray.train
 
+from deepspeed_trainer import checkpoint
 from deepspeed_trainer.board.ranks import Launch
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
@@ -100,7 +101,11 @@ class Supervisor:
 
     def _run(self, launch: Launch) -> RankEnding:
         """Run what this rank runs, to its end."""
-        rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
+        checkpoints = rankenv.program_checkpoint_dir(self._contract)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if self._contract.resume == "Never" and launch.local_rank == 0:
+            # Of a start before; no rank can load before rank 0 has met it in the process group.
+            checkpoint.withdraw(checkpoints)
         if self._contract.entrypoint.per == "Node":
             node = NodeFolder(self._contract, launch, self._restart)
             return self._run_on_node(node, launch)

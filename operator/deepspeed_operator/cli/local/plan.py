@@ -108,6 +108,8 @@ def plan_run(
         storage=str(wishes.storage.resolve()),
         cpus_per_rank=float(max(1, cores // ordered.world_size)),
         ranks_timeout_s=RANKS_TIMEOUT_S,
+        # All nodes are this machine: each would bind its ranks to the same cores.
+        bind_cores=False,
     )
     return Plan(view, attempt, ordered, _find_code(spec, answers))
 
