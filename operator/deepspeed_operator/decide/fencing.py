@@ -40,7 +40,6 @@ def old_ranks_may_live(view: View) -> Plan | None:
         phase=Phase.RESTARTING,
         reason=Reason.FENCING,
         message=message,
-        reconciling=True,
         cluster_ready=True,
     )
     status = revise(view, outlook)

@@ -282,6 +282,13 @@ def test_a_group_of_workers_is_not_followed_by_another(fields: dict[str, Any]) -
     assert lose(a_running_attempt(**fields)) is None
 
 
+def test_the_board_begins_no_round_for_workers_that_ray_has_to_start() -> None:
+    attempt = a_running_attempt(restarts_left=3, entrypoint=FUNCTION)
+    fail_round(attempt, 5.0)
+    orders = attempt.orders(0, 6.0, restart=0)
+    assert (orders.go_again, orders.may_leave, attempt.restarts) == (False, True, 0)
+
+
 def test_a_stopped_group_of_workers_is_not_followed_by_another() -> None:
     attempt = a_running_attempt(restarts_left=3, entrypoint=FUNCTION)
     attempt.fail(Failure(Cause.STOPPED, "asked to stop"))
@@ -301,4 +308,7 @@ def test_a_word_about_lost_workers_that_comes_late_is_not_about_the_next_round()
     lose(attempt)
     come_back(attempt, 6.0)
     attempt.note_lost({0: "the worker died"}, restart=0)
-    assert not attempt.orders(1, 60.0, restart=1).must_stop
+    attempt.conclude(Verdict(error="the controller failed"), 60.0)
+    failure = attempt.progress().failure
+    assert failure is not None
+    assert failure.cause is Cause.TRAINER_ERROR
