@@ -49,7 +49,7 @@ each node of the job, with a token of its own. What differs:
 | `storage.volumeClaim` | a folder, `./dsjob-local/NAME` (`--storage`) |
 | `deepspeed.configMap`, `envFile` | a ConfigMap in one of the files given with `-f` |
 | `accelerator: {type: Nvidia}` | GPUs of this machine, or `--accelerator CPU` |
-| `failurePolicy` | one attempt; `--resume` starts the next one from the last checkpoint |
+| `failurePolicy` | one attempt without restarts; `--resume` starts the next from the last save |
 | `worker`, `head`, `scheduling`, `ttlSecondsAfterFinished` | checked, and without effect |
 
 Each run is a new job; logs of ranks lie in `NAMESPACE/JOB/local-N/run-1/attempt-M/logs` below the

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deepspeed_operator.build.run import RUN_NAME
-from deepspeed_trainer.contract import DRIVER_COMMAND, Cause, Metric
+from deepspeed_trainer.contract import DRIVER_COMMAND, Cause, Metric, Restart
 from devcluster.cluster import Cluster
 from tests.support.audit import AuditLog, Call
 from tests.support.eventually import eventually
@@ -209,6 +209,34 @@ def test_a_failed_run_is_tried_again_on_the_same_cluster(
     status = job.await_condition("Complete")["status"]
     assert status["restarts"] == 1
     assert "failure" not in status
+
+
+def test_restarts_of_ranks_inside_an_attempt_are_counted_and_told(
+    cluster: Cluster, hands: Hands, home: str
+) -> None:
+    job, head = start(cluster, hands, home, "persistent")
+    assert head.run.contract.restarts_left == 3
+    why = Restart(0.0, Cause.SIGNAL, "rank 0: killed by SIGKILL", 0, "a-pod", 7)
+    head.run.go_on(7, restarts=2, last_restarts=(why,))
+
+    def counted() -> dict[str, Any]:
+        status: dict[str, Any] = job.read()["status"]
+        assert [each.get("restarts") for each in status["attempts"]] == [2], status
+        return status
+
+    status = eventually(counted, "two restarts are counted")
+    assert status["restarts"] == 2
+    assert (status["failure"]["cause"], status["failure"]["rank"]) == ("Signal", 0)
+    events = job.kube.list("events.events.k8s.io", home)
+    told = [each["note"] for each in events if each["reason"] == "RanksRestarted"]
+    assert len(told) == 1, told
+    assert "restart 2 of 3" in told[0]
+    head.run.fail(Cause.POD_LOST, "rank 0 is gone", restarts=2, last_restarts=(why,))
+    job.await_attempt(2, "Running")
+    assert head.run.contract.restarts_left == 0
+    head.run.succeed(10)
+    status = job.await_condition("Complete")["status"]
+    assert status["restarts"] == 3
 
 
 def test_a_lost_head_is_followed_by_a_new_cluster(

@@ -17,7 +17,9 @@ KILL_AFTER = random.Random(3).randrange(INTERVAL + 1, 2 * INTERVAL - 1)  # noqa:
 VICTIM = 1
 
 
-def run_and_kill(quickstart: Callable[..., Run], resume: str) -> Run:
+def run_and_kill(
+    quickstart: Callable[..., Run], resume: str = "Auto", *, supervisor: bool = False
+) -> Run:
     """Train, kill a rank between the first save and the second, and wait for the end."""
     run = quickstart(
         *("--steps", str(STEPS), "--save-interval", str(INTERVAL), "--held-out", "64"),
@@ -25,13 +27,13 @@ def run_and_kill(quickstart: Callable[..., Run], resume: str) -> Run:
         failurePolicy={"maxRestarts": 1, "backoffSeconds": 0},
     )
     run.await_condition("Running")
-    run.kill_rank(VICTIM, after_step=KILL_AFTER)
+    run.kill_rank(VICTIM, after_step=KILL_AFTER, supervisor=supervisor)
     run.await_condition("Complete")
     return run
 
 
-def committed_steps(run: Run, attempt: int) -> list[int]:
-    return [e["step"] for e in run.events(attempt) if e["event"] == "committed"]
+def committed_steps(events: list[dict[str, Any]]) -> list[int]:
+    return [e["step"] for e in events if e["event"] == "committed"]
 
 
 def shards(events: list[dict[str, Any]], event: str, step: int) -> dict[int, dict[str, str]]:
@@ -43,36 +45,62 @@ def shards(events: list[dict[str, Any]], event: str, step: int) -> dict[int, dic
     }
 
 
-def assert_resumed_exactly(run: Run) -> None:
-    before, after = run.events(1), run.events(2)
-    saved_step = max(committed_steps(run, 1))
+def of_restart(events: list[dict[str, Any]], restart: int) -> list[dict[str, Any]]:
+    """What was noted between two starts of the ranks in one attempt."""
+    return [e for e in events if e.get("restart", 0) == restart]
+
+
+def assert_resumed_exactly(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> int:
+    """Compare what was saved last with what was loaded next; returns its step."""
+    saved_step = max(committed_steps(before))
     loaded = shards(after, "loaded", saved_step)
     assert set(loaded) == {0, 1}, "every rank loaded the step that was saved last"
     assert loaded == shards(before, "saved", saved_step)
     first_steps = {e["rank"]: e["step"] for e in after if e["event"] == "firstStep"}
     assert first_steps == {0: saved_step + 1, 1: saved_step + 1}
+    return saved_step
 
 
 @pytest.mark.usefixtures("operator")
 def test_killed_rank_costs_only_the_steps_since_the_last_save(
     quickstart: Callable[..., Run],
 ) -> None:
-    run = run_and_kill(quickstart, "Auto")
+    """In one attempt: its pods are healthy, so its ranks start again in the same workers."""
+    run = run_and_kill(quickstart)
     status = run.job()["status"]
-    first, second = status["attempts"]
-    assert (first["state"], first["cause"]) == ("Failed", "Signal")
-    assert status["restarts"] == 1
-    assert first["cluster"] == second["cluster"], "the RayCluster was used again"
-    assert_resumed_exactly(run)
-    assert second["resumedFromStep"] == max(committed_steps(run, 1))
-    assert second["firstStep"] == second["resumedFromStep"] + 1
+    [attempt] = status["attempts"]
+    assert (attempt["state"], attempt["restarts"], status["restarts"]) == ("Succeeded", 1, 1)
+    events = run.events(1)
+    step = assert_resumed_exactly(of_restart(events, 0), of_restart(events, 1))
+    [why] = [e for e in events if e["event"] == "restarted"]
+    assert (why["cause"], why["rank"]) == ("Signal", VICTIM)
+    assert attempt["resumedFromStep"] == step
+    assert attempt["firstStep"] == step + 1
     assert status["progress"]["step"] == STEPS
+    told = run.kube.list("events.events.k8s.io", run.namespace)
+    assert [e["type"] for e in told if e["reason"] == "RanksRestarted"] == ["Warning"]
 
 
 @pytest.mark.usefixtures("operator")
 def test_without_resume_the_same_proof_fails(quickstart: Callable[..., Run]) -> None:
-    run = run_and_kill(quickstart, "Never")
-    assert run.events(2), "there is something to compare"
+    events = run_and_kill(quickstart, "Never").events(1)
+    again = of_restart(events, 1)
+    assert again, "there is something to compare"
     with pytest.raises(AssertionError):
-        assert_resumed_exactly(run)
-    assert run.job()["status"]["attempts"][1]["firstStep"] == 1
+        assert_resumed_exactly(of_restart(events, 0), again)
+    assert {e["step"] for e in again if e["event"] == "firstStep"} == {1}
+
+
+@pytest.mark.usefixtures("operator")
+def test_lost_supervisor_is_followed_by_another_attempt_on_the_same_cluster(
+    quickstart: Callable[..., Run],
+) -> None:
+    run = run_and_kill(quickstart, supervisor=True)
+    status = run.job()["status"]
+    first, second = status["attempts"]
+    assert (first["state"], first["cause"], first["restarts"]) == ("Failed", "PodLost", 0)
+    assert status["restarts"] == 1
+    assert first["cluster"] == second["cluster"], "the RayCluster was used again"
+    step = assert_resumed_exactly(run.events(1), run.events(2))
+    assert (second["resumedFromStep"], second["firstStep"]) == (step, step + 1)
+    assert status["progress"]["step"] == STEPS

@@ -59,10 +59,12 @@ class Run:
         self.message = "Job finished successfully."
         self.state = "SUCCEEDED"
 
-    def fail(self, cause: Cause, message: str, *, step: int = 0, rank: int = 0) -> None:
+    def fail(
+        self, cause: Cause, message: str, *, step: int = 0, rank: int = 0, **figures: Any
+    ) -> None:
         """A rank failed first, and the driver with it."""
         failure = Failure(cause, message, rank=rank, exit_code=1, log_tail=("Traceback:", message))
-        self._tell(step, RunPhase.FAILED, failure=failure)
+        self._tell(step, RunPhase.FAILED, failure=failure, **figures)
         self.message = "Job entrypoint command failed with exit code 10"
         self.state = "FAILED"
 

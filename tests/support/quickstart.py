@@ -58,14 +58,18 @@ class Run:
         text = self.read(f"attempt-{attempt}/events.jsonl") or ""
         return [json.loads(line) for line in text.splitlines()]
 
-    def kill_rank(self, rank: int, *, after_step: int, attempt: int = 1) -> str:
+    def kill_rank(
+        self, rank: int, *, after_step: int, attempt: int = 1, supervisor: bool = False
+    ) -> str:
         """SIGKILL a rank's process as soon as rank 0 has printed a step; returns its pod.
 
-        The wait is inside the pods: from outside, the step would be long over.
+        Or that of its supervisor.  The wait is inside the pods: from outside, the step would be
+        long over.
         """
         pods = [p["metadata"]["name"] for p in self._workers()]
         folder = f"{STORAGE_MOUNT}/{self.job()['status']['run']['storagePath']}/attempt-{attempt}"
-        code = _KILL.format(rank=rank, log=f"{folder}/logs/rank-00000.log", step=after_step)
+        log = f"{folder}/logs/rank-00000.log"
+        code = _KILL.format(rank=rank, log=log, step=after_step, supervisor=supervisor)
         with ThreadPoolExecutor(len(pods)) as pool:
             answers = list(pool.map(lambda pod: self._python(pod, code), pods))
         (victim,) = [pod for pod, said in zip(pods, answers, strict=True) if "killed" in said]
@@ -95,7 +99,8 @@ while not (log.exists() and "step {step}/" in log.read_text()):
     time.sleep(0.02)
 for process in pathlib.Path("/proc").glob("[0-9]*"):
     if is_victim(process):
-        os.kill(int(process.name), 9)
+        parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(parent if {supervisor} else process.name), 9)
         print("killed", process.name)
 """
 

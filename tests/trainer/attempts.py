@@ -51,9 +51,13 @@ class Outcome:
         return (self.folder / "logs" / f"rank-{rank:05d}.log").read_text()
 
     def said(self, rank: int) -> dict[str, Any]:
-        """The one JSON line that a rank of a test program prints."""
+        """The one JSON line that a rank of a test program prints, at its first start."""
+        return self.said_at_starts(rank)[0]
+
+    def said_at_starts(self, rank: int) -> list[dict[str, Any]]:
+        """The JSON line that a rank of a test program prints, at each of its starts."""
         lines = self.rank_log(rank).splitlines()
-        return next(json.loads(line) for line in lines if line.startswith('{"'))
+        return [json.loads(line) for line in lines if line.startswith('{"')]
 
 
 class Job:

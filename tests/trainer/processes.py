@@ -8,6 +8,22 @@ def parent_of(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
+def find_below(root: int, title: str) -> int:
+    """The process below another one whose command line begins so. Raises: LookupError."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            is_it = path.read_bytes().startswith(title.encode())
+            pid = int(path.parent.name)
+            above = pid
+            while is_it and above not in (root, 0):
+                above = parent_of(above)
+            if is_it and above == root:
+                return pid
+        except OSError:
+            continue  # it has just ended
+    raise LookupError(f"no process {title!r} below {root}")
+
+
 def lives(pid: int) -> bool:
     """Whether it runs: one that has ended and waits to be reaped does not."""
     try:

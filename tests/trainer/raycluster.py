@@ -65,6 +65,11 @@ class RayCluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def head_pid(self) -> int:
+        """The process that started the head."""
+        return self._processes[0].pid
+
     def stop(self) -> None:
         """Stop what was started, workers first."""
         for process in reversed(self._processes):

@@ -85,6 +85,21 @@ def test_a_killed_rank_is_named_and_the_next_attempt_goes_on(
     assert fresh.progress.first_step == 1
 
 
+def test_a_program_that_does_not_load_its_checkpoint_is_not_let_begin_anew(
+    cluster: RayCluster, storage: Path
+) -> None:
+    job = Job(cluster, storage)
+    job.run(1, "tiny.py", "--end=1:kill:7")
+    failure = job.run(2, "tiny.py", "--never-load").progress.failure
+    assert failure is not None
+    assert failure.cause is Cause.RESUME_IGNORED
+    assert "its 5 steps are lost" in failure.message
+    told = job.run(3, "tiny.py", "--never-load", on_ignored="Continue")
+    assert told.exit_code == EXIT_SUCCEEDED, told.log
+    assert told.progress.first_step == 1
+    assert "its 5 steps are lost" in (told.progress.notice or "")
+
+
 def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_taken(
     cluster: RayCluster, storage: Path
 ) -> None:

@@ -18,19 +18,23 @@ from deepspeed_trainer.fields import ContractError, Fields, read_object
 from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
     MAX_PROGRESS_BYTES,
+    MAX_RESTARTS,
     Cause,
     Failure,
     Metric,
     Progress,
+    Restart,
     ResumedFrom,
     RunPhase,
     SavedCheckpoint,
     refuse_version,
 )
+from deepspeed_trainer.remedies import REMEDIES, Remedy, derive_backoff_s
 
 __all__ = [
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
+    "REMEDIES",
     "Cause",
     "ContractError",
     "Entrypoint",
@@ -42,12 +46,15 @@ __all__ = [
     "ManifestFile",
     "Metric",
     "Progress",
+    "Remedy",
+    "Restart",
     "ResumedFrom",
     "RunContract",
     "RunPhase",
     "SavedCheckpoint",
     "attempt_dir",
     "checkpoint_dir",
+    "derive_backoff_s",
     "derive_exit_code",
     "run_dir",
     "run_path",
@@ -78,10 +85,13 @@ POD_NAME_ENV: Final = "POD_NAME"
 DEEPSPEED_CONFIG_ENV: Final = "DSJOB_DEEPSPEED_CONFIG"
 CHECKPOINT_DIR_ENV: Final = "DSJOB_CHECKPOINT_DIR"
 ATTEMPT_ENV: Final = "DSJOB_ATTEMPT"
+RESTART_ENV: Final = "DSJOB_RESTART"
 RUN_ENV: Final = "DSJOB_RUN"
 """What a user's program may read; it need not know any of them."""
 
 MAX_CONTRACT_BYTES: Final = 512 * 1024
+DEADMAN_S: Final = 60
+"""Seconds after which a rank that the head no longer reaches is gone."""
 
 _DNS_NAME: Final = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -253,6 +263,8 @@ class RunContract:
     """Absolute path of the shared volume, the same on every pod; or the URI of a bucket."""
     resume: str = "Auto"
     """Auto: from the run's newest good checkpoint. Never: from the beginning."""
+    on_ignored: str = "Fail"
+    """What follows when the program does not load what it was to continue from: Fail, Continue."""
     keep: Keep = Keep()
     """Which checkpoints stay."""
     head_pod_uid: str = ""
@@ -263,6 +275,14 @@ class RunContract:
     """How long the driver waits for all worker pods to join."""
     stop_grace_s: int = 10
     """Seconds between SIGTERM and SIGKILL when ranks are stopped."""
+    restarts_left: int = 0
+    """How often the ranks may be started again inside this attempt."""
+    backoff_s: int = 10
+    """Seconds before the second of these restarts, doubled with each; the first does not wait."""
+    deadman_s: int = DEADMAN_S
+    """Seconds without a word from the head after which a supervisor kills its rank and ends."""
+    bind_cores: bool = False
+    """Whether each rank's process is bound to its share of the pod's cores."""
     version: int = CONTRACT_VERSION
 
     @property
@@ -307,12 +327,17 @@ class RunContract:
             deepspeed_config=_optional_mapping(fields, "deepspeed_config"),
             storage=fields.optional_text("storage", max_chars=1024, pattern=_STORAGE),
             resume=fields.choice("resume", ("Auto", "Never")),
+            on_ignored=fields.choice("on_ignored", ("Fail", "Continue")),
             keep=Keep.from_fields(fields.section("keep")),
             head_pod_uid=fields.text("head_pod_uid", max_chars=64),
             env=_read_env(fields),
             distributed=fields.flag("distributed"),
             ranks_timeout_s=fields.whole("ranks_timeout_s", low=1, high=86_400),
             stop_grace_s=fields.whole("stop_grace_s", high=3600),
+            restarts_left=fields.whole("restarts_left", high=MAX_RESTARTS),
+            backoff_s=fields.whole("backoff_s", high=3600),
+            deadman_s=fields.whole("deadman_s", low=1, high=3600),
+            bind_cores=fields.flag("bind_cores"),
         )
         fields.refuse_unknown()
         return contract

@@ -15,6 +15,9 @@ PROGRESS_VERSION: Final = 1
 MAX_PROGRESS_BYTES: Final = 64 * 1024
 MAX_METRICS: Final = 20
 MAX_OVERRIDES: Final = 16
+MAX_RESTARTS: Final = 100_000
+MAX_RESTARTS_SHOWN: Final = 8
+MAX_RESTART_CHARS: Final = 256
 MAX_TAIL_LINES: Final = 20
 MAX_TAIL_BYTES: Final = 4096
 MAX_LINE_CHARS: Final = 1024
@@ -35,6 +38,8 @@ class RunPhase(StrEnum):
     """Not every worker pod has joined the Ray cluster."""
     RUNNING = "Running"
     """The ranks were started."""
+    RESTARTING = "Restarting"
+    """A rank failed; all of them are started again, in the same pods."""
     FINISHING = "Finishing"
     """A rank has ended; checkpoints are being committed and the others are awaited."""
     SUCCEEDED = "Succeeded"
@@ -59,11 +64,11 @@ class Cause(StrEnum):
     WRONG_WORLD_SIZE = "WrongWorldSize"
     """The program made a process group that does not span the attempt's ranks."""
     PLACEMENT = "Placement"
-    """The ranks do not lie on the wanted number of pods."""
+    """The ranks do not lie on the wanted number of pods, or there on too few cores to be bound."""
     EARLY_EXIT = "EarlyExit"
     """A rank ended with exit code 0 while others went on stepping."""
-    CHECKPOINT_CORRUPT = "CheckpointCorrupt"
-    """A checkpoint's file differs from its manifest; the next attempt takes the one before."""
+    RESUME_IGNORED = "ResumeIgnored"
+    """The program took its first step without the checkpoint that it was to continue from."""
     RANKS_MISSING = "RanksMissing"
     """The worker pods did not join the Ray cluster in time."""
     POD_LOST = "PodLost"
@@ -102,7 +107,7 @@ class SavedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class ResumedFrom:
-    """The checkpoint that an attempt continued from, and the attempt that had saved it."""
+    """The checkpoint that the ranks continued from, and the attempt that had saved it."""
 
     step: int
     path: str
@@ -119,6 +124,19 @@ class Failure:
     node: str | None = None
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Why the ranks were started again inside an attempt; `time` is that of the decision."""
+
+    time: float
+    cause: Cause
+    message: str
+    rank: int | None = None
+    node: str | None = None
+    step: int = 0
+    """Optimizer steps that the rank had done, or rank 0 where no rank is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +161,7 @@ class Progress:
     """The last committed one."""
     resumed_from: ResumedFrom | None = None
     first_step: int | None = None
-    """First optimizer step that this attempt did."""
+    """First optimizer step that this attempt, or its last restart, did."""
     failure: Failure | None = None
     updated_at: float = 0.0
     """Unix seconds."""
@@ -151,6 +169,10 @@ class Progress:
     """What is missing, in one sentence; for instance that progress cannot be seen."""
     overrides: tuple[str, ...] = ()
     """Settings of a driver program that the job's replaced, a sentence each."""
+    restarts: int = 0
+    """How often the ranks were started again inside this attempt."""
+    last_restarts: tuple[Restart, ...] = ()
+    """The last eight of them, oldest first."""
 
     def to_json(self) -> str:
         """Return the endpoint's answer."""
@@ -188,6 +210,8 @@ class Progress:
             updated_at=fields.number("updatedAt", low=0, high=MAX_UNIX_S),
             notice=fields.optional_text("notice", max_chars=MAX_MESSAGE_CHARS),
             overrides=fields.texts("overrides", max_items=MAX_OVERRIDES, max_chars=MAX_LINE_CHARS),
+            restarts=fields.whole("restarts", high=MAX_RESTARTS),
+            last_restarts=_read_restarts(fields),
         )
 
 
@@ -262,6 +286,20 @@ def _read_resumed_from(fields: Fields) -> ResumedFrom | None:
         step=section.whole("step"),
         path=section.text("path", max_chars=MAX_PATH_CHARS),
         attempt=section.whole("attempt", low=1, high=100_000),
+    )
+
+
+def _read_restarts(fields: Fields) -> tuple[Restart, ...]:
+    return tuple(
+        Restart(
+            time=section.number("time", low=0, high=MAX_UNIX_S),
+            cause=Cause(section.choice("cause", tuple(Cause))),
+            message=section.text("message", max_chars=MAX_RESTART_CHARS),
+            rank=section.optional_whole("rank", high=65_535),
+            node=section.optional_text("node", max_chars=253),
+            step=section.whole("step"),
+        )
+        for section in fields.sections("lastRestarts", max_items=MAX_RESTARTS_SHOWN)
     )
 
 

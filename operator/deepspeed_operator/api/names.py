@@ -104,6 +104,10 @@ class Reason(StrEnum):
     """The run was started by the head."""
     RESTARTING = "Restarting"
     """An attempt failed and another one follows."""
+    RANKS_RESTARTED = "RanksRestarted"
+    """Ranks failed in healthy pods and were started again there; of Events alone."""
+    FENCING = "Fencing"
+    """Pods of the attempt before may still run; the next one waits until they cannot."""
 
     # The end.
     SUCCEEDED = "Succeeded"

@@ -224,6 +224,9 @@ class Resume(ApiModel):
 
     mode: ResumeMode = "Auto"
     """Auto (default): from this run's newest verified checkpoint. Never: from the beginning."""
+    on_ignored: Literal["Fail", "Continue"] = "Fail"
+    """What follows when the program begins to train without the checkpoint. Fail (default): the run
+    fails before more is lost. Continue: it trains on from the beginning, with a notice."""
 
 
 class Best(ApiModel):
@@ -263,10 +266,13 @@ class FailurePolicy(ApiModel):
     """What follows a failed attempt."""
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Attempts after the first one. Default 3. Can change at any time."""
+    """Restarts of a run in all: of ranks that fail in healthy pods, inside an attempt, and
+    attempts after the first. Default 3. Can change at any time; an attempt that runs keeps what it
+    was given."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Seconds between a failed attempt and the next, doubled each time up to ten minutes.
-    Default 10. Can change at any time."""
+    """Seconds between a failed attempt and the next, doubled with each restart up to ten minutes.
+    Ranks inside an attempt are started again at once, from the second time on after this wait,
+    doubled each time. Default 10. Can change at any time."""
 
 
 class Scheduling(ApiModel):
@@ -302,6 +308,9 @@ class Worker(ApiModel):
 
     resources: Resources = Resources()
     """Default per rank by accelerator: Nvidia 8 CPU and 64Gi, CPU 1 CPU and 3Gi."""
+    bind_cores: bool = False
+    """Whether every rank is bound to its share of the cores that its pod may use. Default false. A
+    change counts for the next attempt."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, counted in the pod's memory. Default a quarter of the memory."""
 

@@ -113,9 +113,11 @@ class Attempt(ApiModel):
     finish_time: Time | None = None
     """When it ended."""
     resumed_from_step: int | None = None
-    """Step of the checkpoint that it continued from."""
+    """Step of the checkpoint that its ranks last continued from."""
     first_step: int | None = None
-    """First optimizer step that it did."""
+    """First optimizer step that its ranks did since they last started."""
+    restarts: int = 0
+    """How often its ranks were started again while their pods were healthy."""
     cause: Annotated[str, Field(max_length=64)] | None = None
     """Why it failed."""
 
@@ -167,7 +169,7 @@ class DeepSpeedJobStatus(ApiModel):
     ] = []
     """The last attempts, oldest first."""
     restarts: int = 0
-    """Attempts opened after the first."""
+    """All restarts of the run: of ranks inside an attempt, and attempts opened after the first."""
     cluster: ClusterStatus | None = None
     """The RayCluster in use."""
     world_size: int | None = None
@@ -179,4 +181,4 @@ class DeepSpeedJobStatus(ApiModel):
     checkpoint: CheckpointStatus | None = None
     """The last committed checkpoint."""
     failure: Failure | None = None
-    """The first cause of the last failure."""
+    """The first cause of the last failure, also of one that ranks were started again after."""

@@ -30,8 +30,9 @@ def build_contract(
     head_uid: str,
     deepspeed_config: Mapping[str, Any] | None,
     env: Mapping[str, str],
+    restarts_left: int,
 ) -> contract.RunContract:
-    """Return the contract of an attempt.
+    """Return the contract of an attempt; `restarts_left` is what its ranks may use up.
 
     Raises:
         InvalidJob: sizes that cannot be.
@@ -55,7 +56,11 @@ def build_contract(
         storage=_build_storage(spec.storage),
         keep=_build_keep(spec.checkpoint.keep),
         resume=spec.checkpoint.resume.mode,
+        on_ignored=spec.checkpoint.resume.on_ignored,
         head_pod_uid=head_uid,
+        restarts_left=restarts_left,
+        backoff_s=spec.failure_policy.backoff_seconds,
+        bind_cores=spec.worker.bind_cores,
     )
 
 

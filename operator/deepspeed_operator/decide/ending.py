@@ -9,6 +9,7 @@ from deepspeed_operator.decide import trouble
 from deepspeed_operator.decide.actions import Plan
 from deepspeed_operator.decide.failure import restart_budget_is_spent, restart_can_help
 from deepspeed_operator.decide.observed import RunState
+from deepspeed_operator.decide.restarts import derive_restarts
 from deepspeed_operator.decide.status import (
     Outlook,
     derive_event,
@@ -100,6 +101,7 @@ def run_succeeded(view: View) -> Plan | None:
         view,
         outlook,
         attempts=_close(view, attempt, state="Succeeded", cause=None),
+        restarts=derive_restarts(view, _progress(view)).of_run,
         finish_time=format_time(view.now),
         failure=None,
         **derive_progress(view, _progress(view), view.now),
@@ -143,9 +145,11 @@ def _fail(
 ) -> Plan:
     """Close the attempt; say whether another one follows."""
     hopeless = not restart_can_help(cause)
-    spent = restart_budget_is_spent(view.spec, view.status.restarts)
+    restarts = derive_restarts(view, _progress(view)).of_run
+    spent = restart_budget_is_spent(view.spec, restarts)
     changes: dict[str, Any] = {
         "attempts": _close(view, attempt, state="Failed", cause=cause),
+        "restarts": restarts,
         "failure": derive_failure(cause, message, found),
         **derive_progress(view, _progress(view), view.now),
     }
@@ -196,6 +200,7 @@ def _close(
             "state": state,
             "cause": None if cause is None else str(cause),
             "finish_time": format_time(view.now),
+            "restarts": derive_restarts(view, _progress(view)).of_attempt,
             **derive_steps(_progress(view)),
         }
     )

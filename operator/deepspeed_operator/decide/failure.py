@@ -1,7 +1,7 @@
 """What follows a failed attempt: another one, when, and on which RayCluster.
 
 The budget and the wait are computed from status alone, so a restart of the operator changes
-neither.
+neither.  What a cause means is said once, in the contract's room; here are the operator's own.
 """
 
 from datetime import timedelta
@@ -10,18 +10,11 @@ from deepspeed_operator.api.names import Reason
 from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
 from deepspeed_operator.decide.status import parse_time
 from deepspeed_operator.decide.view import View, is_alive
-from deepspeed_trainer.contract import Cause
-
-LONGEST_BACKOFF_S = 600
+from deepspeed_trainer.contract import REMEDIES, Remedy, derive_backoff_s
 
 HOPELESS = frozenset(
-    {
-        Cause.IMPORT_FAILED,
-        Cause.CONTRACT_INVALID,
-        Cause.NO_PROCESS_GROUP,
-        Cause.WRONG_WORLD_SIZE,
-        Reason.IMAGE_PULL_FAILED,
-    }
+    {cause for cause, remedy in REMEDIES.items() if remedy is Remedy.NONE}
+    | {Reason.IMAGE_PULL_FAILED}
 )
 """Causes that the same program on the same image meets again."""
 
@@ -37,14 +30,18 @@ def restart_can_help(cause: str) -> bool:
 
 
 def restart_budget_is_spent(spec: DeepSpeedJobSpec, restarts: int) -> bool:
-    """Return whether `restarts` attempts after the first are all that the job may have."""
+    """Return whether `restarts` are all that the run may have."""
     return restarts >= spec.failure_policy.max_restarts
+
+
+def derive_restarts_left(view: View) -> int:
+    """Return how many restarts the ranks of the open attempt may use up."""
+    return max(0, view.spec.failure_policy.max_restarts - view.status.restarts)
 
 
 def derive_backoff_left_s(view: View, failed: Attempt) -> float:
     """Return the seconds until the next attempt may open; zero or less when it may now."""
-    policy = view.spec.failure_policy
-    wait_s = min(policy.backoff_seconds * 2 ** min(view.status.restarts, 20), LONGEST_BACKOFF_S)
+    wait_s = derive_backoff_s(view.spec.failure_policy.backoff_seconds, view.status.restarts)
     if failed.finish_time is None:
         return 0.0
     due = parse_time(failed.finish_time) + timedelta(seconds=wait_s)

@@ -12,7 +12,7 @@ from typing import Final
 
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.names import Phase, Reason
-from deepspeed_operator.decide import attempts, ending, starting
+from deepspeed_operator.decide import attempts, ending, fencing, starting
 from deepspeed_operator.decide.actions import DeleteCluster, Plan
 from deepspeed_operator.decide.failure import cluster_can_be_used_again
 from deepspeed_operator.decide.observed import Defaults, Observed
@@ -37,6 +37,7 @@ CHAIN: Final[tuple[Policy, ...]] = (
     starting.run_goes_on,
     starting.run_is_not_submitted,
     starting.cluster_is_coming_up,
+    fencing.old_ranks_may_live,
     starting.submission_is_not_recorded,
 )
 

@@ -22,11 +22,13 @@ from deepspeed_operator.decide.actions import (
 from deepspeed_operator.decide.deepspeed import read_config
 from deepspeed_operator.decide.ending import derive_steps
 from deepspeed_operator.decide.environment import read_environment
+from deepspeed_operator.decide.failure import derive_restarts_left
 from deepspeed_operator.decide.observed import RunState
 from deepspeed_operator.decide.prerequisites import (
     derive_ordered_config_maps,
     find_order_fault,
 )
+from deepspeed_operator.decide.restarts import derive_restarts
 from deepspeed_operator.decide.status import (
     Outlook,
     derive_cluster,
@@ -67,18 +69,25 @@ def run_goes_on(view: View) -> Plan | None:
     changes: dict[str, Any] = {}
     if attempt.state != "Running" or _progress_is_due(view):
         changes |= derive_progress(view, progress, view.now)
-    followed = attempt.model_copy(update={"state": "Running", **derive_steps(progress)})
+    restarted = derive_restarts(view, progress)
+    followed = attempt.model_copy(
+        update={"state": "Running", "restarts": restarted.of_attempt, **derive_steps(progress)}
+    )
+    if restarted.failure is not None:
+        changes["failure"] = restarted.failure
     status = revise(
         view,
         outlook,
         attempts=[*view.status.attempts[:-1], followed],
+        restarts=restarted.of_run,
         **changes,
     )
     return Plan(
         sentence=outlook.message,
         status=None if status == view.status else status,
-        locked=attempt.state != "Running",
-        events=derive_event(view, outlook),
+        # What is counted up must be counted from what is there.
+        locked=attempt.state != "Running" or restarted.failure is not None,
+        events=(*derive_event(view, outlook), *restarted.events),
         head=derive_head_watch(view),
     )
 
@@ -110,6 +119,7 @@ def run_is_not_submitted(view: View) -> Plan | None:
         head_uid=attempt.head_uid or "",
         deepspeed_config=read_config(view.spec, config_maps),
         env=read_environment(view.spec, config_maps),
+        restarts_left=derive_restarts_left(view),
     )
     submit = SubmitRun(
         cluster=attempt.cluster,

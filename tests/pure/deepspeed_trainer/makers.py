@@ -72,9 +72,9 @@ def a_running_attempt(pods: tuple[str, ...] = ("a", "b"), **changes: Any) -> Att
 
 def begin(attempt: Attempt) -> None:
     """All ranks have read what they continue from: nothing."""
-    attempt.note_resume(Resume(1), None)
+    attempt.resuming.choose(Resume(1), None)
     for rank in range(attempt.contract.world_size):
-        attempt.note_prepared(rank, 1)
+        attempt.resuming.note_prepared(rank, 1)
 
 
 def a_closed_save(number: int = 1, **changes: Any) -> dict[str, Any]:

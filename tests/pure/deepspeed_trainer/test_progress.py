@@ -14,6 +14,7 @@ from deepspeed_trainer.contract import (
     Failure,
     Metric,
     Progress,
+    Restart,
     ResumedFrom,
     RunPhase,
     SavedCheckpoint,
@@ -39,6 +40,8 @@ FULL = Progress(
     updated_at=10.5,
     notice="something",
     overrides=("FailureConfig.max_failures: 3 became 0",),
+    restarts=9,
+    last_restarts=(Restart(8.5, Cause.USER_ERROR, "ValueError: no", 3, "pod-1", 39),),
 )
 
 
@@ -55,11 +58,18 @@ def test_names_on_the_wire_are_those_of_the_contract() -> None:
     assert set(json.loads(FULL.to_json())) == {
         "version", "submissionId", "attempt", "phase", "worldSize", "nodes", "step", "totalSteps",
         "epoch", "loss", "samplesPerSecond", "metrics", "checkpoint", "resumedFrom", "firstStep",
-        "failure", "updatedAt", "notice", "overrides",
+        "failure", "updatedAt", "notice", "overrides", "restarts", "lastRestarts",
     }  # fmt: skip
 
 
 HOSTILE: dict[str, tuple[list[Any], Any, str]] = {
+    "restarts beyond any": (["restarts"], 10**9, "progress.restarts"),
+    "too many restarts": (["lastRestarts"], [{}] * 9, "progress.lastRestarts"),
+    "a restart for a reason of its own": (
+        ["lastRestarts", 0, "cause"],
+        "Hacked",
+        r"lastRestarts\[0\].cause",
+    ),
     "a phase of its own": (["phase"], "Hacked", "progress.phase"),
     "a step that is text": (["step"], "40", "progress.step"),
     "a step below zero": (["step"], -1, "progress.step"),

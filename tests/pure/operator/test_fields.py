@@ -130,6 +130,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss"}}}},
         {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss", "mode": "Max"}}}},
     ),
+    "checkpoint.resume.onIgnored": ({}, {"checkpoint": {"resume": {"onIgnored": "Continue"}}}),
     "checkpoint.resume.mode": ({}, {"checkpoint": {"resume": {"mode": "Never"}}}),
     "failurePolicy.maxRestarts": (
         {"failurePolicy": {"maxRestarts": 0}},
@@ -149,6 +150,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "head.resources.memory": ({}, {"head": {"resources": {"memory": "6Gi"}}}),
     "worker.resources.cpu": ({}, {"worker": {"resources": {"cpu": 2}}}),
     "worker.resources.memory": ({}, {"worker": {"resources": {"memory": "6Gi"}}}),
+    "worker.bindCores": ({}, {"worker": {"bindCores": True}}),
     "worker.sharedMemory": ({}, {"worker": {"sharedMemory": "64Mi"}}),
 }
 

@@ -1,6 +1,8 @@
 """Train loops for the function entrypoint."""
 
 import os
+import time
+from pathlib import Path
 
 import deepspeed
 import ray.train
@@ -23,6 +25,26 @@ def fail_on_rank_1() -> None:
     if dist.get_rank() == 1:
         raise KeyError("told to fail")
     dist.barrier()
+
+
+def fail_on_rank_1_at_first() -> None:
+    assert os.environ["DSJOB_ATTEMPT"] == "1"
+    if os.environ["DSJOB_RESTART"] == "0":
+        fail_on_rank_1()
+    ray.train.report({"restart": int(os.environ["DSJOB_RESTART"])})
+
+
+def hang(config: dict) -> None:
+    if dist.get_rank() == 0:
+        Path(config["note"]).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def tell_cores(config: dict) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    Path(f"{config['note']}-{dist.get_rank()}").write_text(
+        f"{cores} {os.environ['OMP_NUM_THREADS']}"
+    )
 
 
 def train_with_deepspeed() -> None:

@@ -6,6 +6,7 @@ Its numbers (four workers, three restarts) are not the job's. `argv[1]` says how
 import os
 import signal
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import deepspeed
@@ -37,6 +38,8 @@ def train_func(config):
     """Three epochs; the state of each is reported as a checkpoint."""
     assert dist.get_world_size() == 2, "the job's size, not this program's"
     assert config["lr_scale"] == 1
+    note = Path(os.environ["DSJOB_CHECKPOINT_DIR"], f"cores-{dist.get_rank()}")
+    note.write_text(f"{sorted(os.sched_getaffinity(0))} {os.environ['OMP_NUM_THREADS']}")
     torch.manual_seed(0)
     net = torch.nn.Linear(16, 16)
     engine, optimizer, *_ = deepspeed.initialize(
@@ -61,7 +64,7 @@ def train_func(config):
                 {"epoch": epoch, "loss": loss.item()},
                 checkpoint=Checkpoint.from_directory(folder),
             )
-        is_first = os.environ["DSJOB_ATTEMPT"] == "1"
+        is_first = (os.environ["DSJOB_ATTEMPT"], os.environ["DSJOB_RESTART"]) == ("1", "0")
         if how == "kill" and is_first and epoch == 1 and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
     return "trained"

@@ -93,9 +93,17 @@ class Board:
         self._attempts[submission_id].note_metrics(0, metrics)
         self._publish(submission_id)
 
-    def note_lost(self, submission_id: str, lost: Mapping[int, str]) -> None:
+    def note_lost(self, submission_id: str, lost: Mapping[int, str], restart: int) -> None:
         """Take which ranks' workers died and why, where the driver is not told."""
-        self._attempts[submission_id].note_lost(lost)
+        self._attempts[submission_id].note_lost(lost, restart)
+
+    def end_round(self, submission_id: str, verdict: Verdict) -> float | None:
+        """Return the seconds until a new group of workers may start, None when none may."""
+        attempt = self._attempts[submission_id]
+        wait_s = attempt.end_round(verdict, _now())
+        if wait_s is not None:
+            self._note_restart(attempt)
+        return wait_s
 
     def note_override(self, submission_id: str, sentence: str) -> None:
         """Take which setting of a driver program gave way to the job's."""
@@ -104,18 +112,32 @@ class Board:
         self._log(attempt, "override", message=sentence)
         self._publish(submission_id)
 
-    def sync(self, submission_id: str, rank: int, facts: Sequence[Mapping[str, Any]]) -> Orders:
-        """Take a rank's facts in their order and return its orders."""
+    def sync(
+        self, submission_id: str, rank: int, restart: int, facts: Sequence[Mapping[str, Any]]
+    ) -> Orders:
+        """Take a rank's facts in their order and return its orders.
+
+        Facts of a round that has ended are dropped: they would be taken for the next one's.
+        """
         attempt = self._attempts[submission_id]
-        for fact in facts:
+        begun = attempt.restarts
+        for fact in facts if restart == begun else ():
             self._take(attempt, rank, fact)
         if attempt.needs_resume:
             self._choose(attempt)
-        orders = attempt.orders(rank, _now())
+        orders = attempt.orders(rank, _now(), restart)
+        if attempt.restarts > begun:
+            self._note_restart(attempt)
         # The steps of other ranks are not shown, and there may be many of them.
         if rank == 0 or any(fact["kind"] != "step" for fact in facts):
             self._publish(submission_id)
         return orders
+
+    def _note_restart(self, attempt: Attempt) -> None:
+        why = attempt.progress().last_restarts[-1]
+        named = {"cause": why.cause, "message": why.message, "rank": why.rank, "step": why.step}
+        self._log(attempt, "restarted", **named)
+        self._publish(attempt.contract.submission_id)
 
     def _take(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         takers = {
@@ -146,7 +168,7 @@ class Board:
             attempt.note_loaded(rank, ResumedFrom(fact["step"], path, fact["attempt"]))
 
     def _take_prepared(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        attempt.note_prepared(rank, int(fact["number"]))
+        attempt.resuming.note_prepared(rank, int(fact["number"]))
         self._log_files(attempt, rank, fact)
 
     def _take_lost_save(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
@@ -154,7 +176,7 @@ class Board:
             self._log(attempt, "saveLost", rank=rank, message=fact["message"])
 
     def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        if attempt.note_damaged(int(fact["number"])):
+        if attempt.resuming.note_damaged(int(fact["number"])):
             names = {"path": fact["path"], "message": fact["message"]}
             self._log(attempt, "rejected", rank=rank, **names)
             self._at_storage(
@@ -206,14 +228,14 @@ class Board:
     def _choose(self, attempt: Attempt) -> None:
         storage = self._storages.get(attempt.contract.submission_id)
         if storage is None:
-            attempt.note_resume(Resume(1), None)
+            attempt.resuming.choose(Resume(1), None)
             return
         try:
             resume, passed_over = storage.choose()
         except OSError as error:
             attempt.fail(Failure(Cause.STORAGE, f"choosing a checkpoint: {error}"[:2048]))
             return
-        attempt.note_resume(resume, passed_over)
+        attempt.resuming.choose(resume, passed_over)
         names = {"path": resume.save, "step": resume.step, "report": resume.report}
         self._log(attempt, "chosen", **names, passedOver=passed_over)
 
@@ -235,7 +257,8 @@ class Board:
 
     def _log(self, attempt: Attempt, event: str, **details: Any) -> None:
         """Add a line to the attempt's events.jsonl, when there is storage."""
-        line = json.dumps({"time": _now(), "event": event, **details})
+        round_of_it = {"restart": attempt.restarts} if attempt.restarts else {}
+        line = json.dumps({"time": _now(), "event": event, **round_of_it, **details})
         print(line, flush=True)  # noqa: T201  the actor's log in Ray's session folder
         storage = self._storages.get(attempt.contract.submission_id)
         if storage is None:

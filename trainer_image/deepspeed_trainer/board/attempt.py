@@ -1,38 +1,36 @@
 """One attempt as the head sees it: facts of ranks come in, orders and Progress go out. Pure.
 
 Every decision about the ranks is here: may they start (are they placed as ordered), must they stop
-(one failed, one left early), may they go (all ended, all complete saves committed).  Time enters as
-an argument, files and network are the board's business.
+(one failed, one left early), shall they start again (see `rounds`), may they go (all ended, all
+complete saves committed).  Time enters as an argument, files and network are the board's business.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from deepspeed_trainer.board.failures import (
     RankEnd,
     find_early_exit,
-    find_first_failure,
-    name_ranks,
 )
+from deepspeed_trainer.board.figures import Figures
+from deepspeed_trainer.board.judgement import find_failure, find_notice
 from deepspeed_trainer.board.ranks import (
     Launch,
     Orders,
     RankState,
-    Resume,
     Verdict,
     describe_launch,
     find_misplacement,
 )
+from deepspeed_trainer.board.resuming import Resuming, describe_ignored
+from deepspeed_trainer.board.rounds import Rounds
 from deepspeed_trainer.board.saves import OpenSaves, Save
-from deepspeed_trainer.contract import EntrypointKind, RunContract
+from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.progress import (
     MAX_LINE_CHARS,
-    MAX_METRICS,
     MAX_OVERRIDES,
     Cause,
     Failure,
-    Metric,
     Progress,
     ResumedFrom,
     RunPhase,
@@ -43,17 +41,6 @@ SETTLE_S: Final = 3.0
 """How long the others may end by themselves after a rank failed: their last words help."""
 
 
-@dataclass(slots=True)
-class _Figures:
-    """Rank 0's figures."""
-
-    total_steps: int | None = None
-    epoch: int | None = None
-    loss: str | None = None
-    samples_per_second: str | None = None
-    metrics: dict[str, str] = field(default_factory=dict)
-
-
 class Attempt:
     """The state of one attempt; single-threaded."""
 
@@ -61,18 +48,21 @@ class Attempt:
         self.contract = contract
         self.phase = RunPhase.STARTING
         self.saves = OpenSaves(contract.world_size)
+        self.resuming = Resuming(contract.world_size)
         self.checkpoint: SavedCheckpoint | None = None
         self.versions: dict[str, str] = {}
+        self._rounds = Rounds(contract)
         self._ranks: dict[int, RankState] = {}
-        self._figures = _Figures()
+        self._before: dict[int, RankState] = {}
+        """The ranks of the round before."""
+        self._figures = Figures()
         self._resumed_from: ResumedFrom | None = None
         self._overrides: list[str] = []
         self._failure: Failure | None = None
+        self._round_failure: Failure | None = None
+        self._is_judged = False
         self._first_end_at: float | None = None
         self._launches: dict[int, Launch] = {}
-        self._resume: Resume | None = None
-        self._prepared: set[int] = set()
-        self._passed_over: str | None = None
         self._updated_at = now
 
     # What comes in.
@@ -94,6 +84,8 @@ class Attempt:
                 self.note_engine(rank, fact)
             case "metrics":
                 self.note_metrics(rank, fact["values"])
+            case "ignored":
+                self.note_ignored(rank, fact)
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
             case unknown:
@@ -105,13 +97,8 @@ class Attempt:
         self._ranks[rank] = RankState(
             hello["pod"], hello["pod_uid"], hello["address"], int(hello["port"])
         )
-        if self._is_complete:
-            self.phase = RunPhase.RUNNING
-            per_node = self.contract.entrypoint.per == "Node"
-            self._launches = {
-                rank: describe_launch(self._ranks, rank, names_hosts=per_node)
-                for rank in self._ranks
-            }
+        if len(self._ranks) == self.contract.world_size:
+            self._make_launches()
             misplaced = find_misplacement(self.contract, self._ranks)
             if misplaced is not None:
                 self.fail(misplaced)
@@ -124,51 +111,25 @@ class Attempt:
     @property
     def needs_resume(self) -> bool:
         """Whether all ranks are there and wait to be told what to continue from."""
-        return self._is_complete and self._resume is None and self._failure is None
-
-    def note_resume(self, resume: Resume, passed_over: str | None) -> None:
-        """The checkpoint to continue from was chosen; `passed_over` says what was not taken."""
-        self._resume, self._prepared = resume, set()
-        self._passed_over = passed_over or self._passed_over
-
-    def note_prepared(self, rank: int, number: int) -> None:
-        """A rank has read its files of the chosen checkpoint, and they are what was saved."""
-        if self._resume is not None and number == self._resume.number:
-            self._prepared.add(rank)
-
-    def note_damaged(self, number: int) -> bool:
-        """A rank found damage; another must be chosen. False when that was known already."""
-        if self._resume is None or number != self._resume.number:
-            return False
-        self._resume = None
-        return True
+        is_complete = len(self._ranks) == self.contract.world_size
+        return is_complete and self.resuming.chosen is None and self._failure is None
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
         """Take a `step` fact; True when the rank did its first step of this attempt."""
         self._updated_at = now
         state = self._ranks[rank]
         state.steps, state.begun = int(fact["done"]), int(fact["begun"])
-        if rank == 0:
-            self._figures.loss = fact.get("loss") or self._figures.loss
-            self._figures.samples_per_second = fact.get("rate") or self._figures.samples_per_second
         first, is_new = fact.get("first"), state.first_step is None
         if first is not None and is_new:
             state.first_step = int(first)
-            return True
-        return False
+        if rank == 0:
+            self._figures.take_step(fact, state.first_step)
+        return first is not None and is_new
 
     def note_metrics(self, rank: int, metrics: Mapping[str, str]) -> None:
-        """Take figures that the program reported; the newest twenty names are kept."""
-        if rank != 0:
-            return
-        kept = self._figures.metrics
-        for name, value in metrics.items():
-            kept.pop(name, None)
-            kept[name] = value
-            if name.rsplit("/", 1)[-1].lower() == "epoch":
-                self._figures.epoch = _to_whole(value)
-        while len(kept) > MAX_METRICS:
-            del kept[next(iter(kept))]
+        """Take figures that the program reported."""
+        if rank == 0:
+            self._figures.take_metrics(metrics)
 
     def note_engine(self, rank: int, fact: Mapping[str, Any]) -> None:
         """Take what is known once an engine exists."""
@@ -192,6 +153,15 @@ class Attempt:
                 f"the program made a process group of {size}, the job has "
                 f"{self.contract.world_size} ranks",
             )
+
+    def note_ignored(self, rank: int, fact: Mapping[str, Any]) -> None:
+        """A rank began to train without the checkpoint that it was to continue from."""
+        told = describe_ignored(fact["path"], fact["step"])
+        if self.contract.on_ignored == "Fail":
+            advice = ", or say spec.checkpoint.resume.onIgnored: Continue"
+            self.note_verdict(rank, Cause.RESUME_IGNORED, told + advice)
+        else:
+            self.resuming.passed_over = told
 
     def note_verdict(self, rank: int, cause: Cause, message: str) -> None:
         """A rank's hook found a reason to end the attempt."""
@@ -225,13 +195,29 @@ class Attempt:
         """End the attempt for a reason that no rank gave; the first such reason stays."""
         self._failure = self._failure or failure
 
-    def note_lost(self, lost: Mapping[int, str]) -> None:
-        """Workers of these ranks died without a word of their own."""
+    def note_lost(self, lost: Mapping[int, str], restart: int | None = None) -> None:
+        """Workers of these ranks died without a word of their own; `restart` is their round."""
+        if restart is not None and restart != self.restarts:
+            return
         for rank, why in lost.items():
+            if rank not in self._ranks and rank in self._before:
+                gone = self._before[rank]
+                self._ranks[rank] = RankState(gone.pod, gone.pod_uid, gone.address, gone.port)
             state = self._ranks.get(rank)
             if state is not None and state.end is None:
                 state.verdict_message = state.verdict_message or why
                 state.end = self._describe_end(rank, state, exit_code=1, lost=True)
+
+    def end_round(self, verdict: Verdict, now: float) -> float | None:
+        """All workers have ended: return the seconds until they may start again, None for never.
+
+        For ranks that are Ray's own workers; supervisors are told by their orders.
+        """
+        self.note_lost(verdict.lost)
+        failure = self._failure or self._find_failure(verdict)
+        if self._failure is not None or failure is None or not self._rounds.may_follow(failure):
+            return None
+        return self._begin_round(failure, now)
 
     def conclude(self, verdict: Verdict, now: float) -> None:
         """Everything has ended: find the cause."""
@@ -248,49 +234,89 @@ class Attempt:
         """What rank 0 has reported by now, decimal text by name."""
         return dict(self._figures.metrics)
 
-    def orders(self, rank: int, now: float) -> Orders:
-        """Return what a rank shall do now."""
+    def orders(self, rank: int, now: float, restart: int | None = None) -> Orders:
+        """Return what a rank shall do now; `restart` is the round that it is of."""
+        if restart is not None and restart != self.restarts:
+            is_worker = self.contract.entrypoint.kind.is_in_process
+            return Orders(must_stop=is_worker, go_again=not is_worker)
+        if self._end_round_of_supervisors(now):
+            return Orders(go_again=True)
         must_stop = self._must_stop(now)
-        is_ready = self._resume is not None and len(self._prepared) == self.contract.world_size
         return Orders(
-            launch=self._launches.get(rank) if is_ready and not must_stop else None,
+            launch=None if must_stop else self._launch_when_ready(rank, now),
             must_stop=must_stop,
             may_leave=self._may_leave(rank),
-            resume=self._resume,
+            resume=self.resuming.chosen,
             upload=self.saves.upload,
             newest_save=self.saves.newest,
         )
 
+    def _launch_when_ready(self, rank: int, now: float) -> Launch | None:
+        if not self.resuming.is_ready or now < self._rounds.due_at:
+            return None
+        if self.phase is RunPhase.RESTARTING:
+            self.phase = RunPhase.RUNNING
+        return self._launches.get(rank)
+
+    @property
+    def restarts(self) -> int:
+        """How often the ranks were started again."""
+        return self._rounds.number
+
     def progress(self) -> Progress:
         """Return what the endpoint shows."""
-        figures = self._figures
-        first = self._ranks.get(0)
         return Progress(
             submission_id=self.contract.submission_id,
             attempt=self.contract.attempt,
             phase=self.phase,
             world_size=len(self._ranks),
             nodes=len({state.pod_uid for state in self._ranks.values()}),
-            step=first.steps if first else 0,
-            total_steps=figures.total_steps,
-            epoch=figures.epoch,
-            loss=figures.loss,
-            samples_per_second=figures.samples_per_second,
-            metrics=tuple(Metric(name, value) for name, value in figures.metrics.items()),
+            **self._figures.describe(),
             checkpoint=self.checkpoint,
             resumed_from=self._resumed_from,
-            first_step=first.first_step if first else None,
             failure=self._failure,
             updated_at=self._updated_at,
-            notice=self._notice(),
+            notice=find_notice(self._ranks) or self.resuming.passed_over,
             overrides=tuple(self._overrides),
+            restarts=self.restarts,
+            last_restarts=tuple(self._rounds.last),
         )
 
     # How it is decided.
 
-    @property
-    def _is_complete(self) -> bool:
-        return len(self._ranks) == self.contract.world_size
+    def _make_launches(self) -> None:
+        """All ranks of the round are there: say to each what it needs to know of the others."""
+        if self.phase is not RunPhase.RESTARTING:
+            self.phase = RunPhase.RUNNING
+        per_node = self.contract.entrypoint.per == "Node"
+        self._launches = {
+            rank: describe_launch(self._ranks, rank, names_hosts=per_node) for rank in self._ranks
+        }
+
+    def _end_round_of_supervisors(self, now: float) -> bool:
+        """Once all ranks of a round have ended, begin another one if that may be; True when so."""
+        if self._failure is not None or self._is_judged or self.saves.is_waiting:
+            return False
+        ended = sum(1 for state in self._ranks.values() if state.end)
+        if self.contract.entrypoint.kind.is_in_process or ended < self.contract.world_size:
+            return False
+        failure = self._find_failure(Verdict())
+        self._is_judged = failure is None or not self._rounds.may_follow(failure)
+        if failure is not None and not self._is_judged:
+            self._begin_round(failure, now)
+        return not self._is_judged
+
+    def _begin_round(self, failure: Failure, now: float) -> float:
+        """Forget what belongs to the round that ended; what it saved and did stays."""
+        of_rank = self._ranks.get(failure.rank or 0)
+        wait_s = self._rounds.begin(failure, of_rank.steps if of_rank else 0, now)
+        self._before, self._ranks, self._launches = {**self._before, **self._ranks}, {}, {}
+        self.saves = OpenSaves(self.contract.world_size)
+        self.resuming.begin_round()
+        self._round_failure = self._first_end_at = None
+        self._updated_at = now
+        self.phase = RunPhase.RESTARTING
+        return wait_s
 
     def _ends(self) -> list[RankEnd]:
         """All ranks as ends; one that still runs counts as an end without a word."""
@@ -313,7 +339,9 @@ class Attempt:
         )
 
     def _must_stop(self, now: float) -> bool:
-        if self._failure is not None or any(state.verdict for state in self._ranks.values()):
+        if (self._failure or self._round_failure) is not None:
+            return True
+        if any(state.verdict for state in self._ranks.values()):
             return True
         if self._first_end_at is None or now - self._first_end_at < SETTLE_S:
             return False
@@ -321,8 +349,7 @@ class Attempt:
         if any(end.exit_code != 0 for end in ended):
             return True
         early = find_early_exit(self._ends()) if self.contract.distributed else None
-        if early is not None:
-            self.fail(early)
+        self._round_failure = early
         return early is not None
 
     def _may_leave(self, rank: int) -> bool:
@@ -334,55 +361,4 @@ class Attempt:
         return all(state.end for state in self._ranks.values())
 
     def _find_failure(self, verdict: Verdict) -> Failure | None:
-        ends = [state.end for state in self._ranks.values() if state.end]
-        failure = find_first_failure(ends, distributed=self.contract.distributed)
-        if failure is not None or verdict.program is not None:
-            return failure or verdict.program
-        if verdict.error is not None:
-            return Failure(Cause.TRAINER_ERROR, verdict.error[:2048])
-        if not self._ranks and self.contract.entrypoint.kind is EntrypointKind.DRIVER:
-            return _no_trainer() if self.contract.distributed else None
-        if not self._is_complete or len(ends) < self.contract.world_size:
-            return Failure(Cause.TRAINER_ERROR, "Ray Train returned before all ranks had ended")
-        return self._find_missing_group()
-
-    def _find_missing_group(self) -> Failure | None:
-        if not self.contract.distributed:
-            return None
-        # Only of a command is it known that its hook would have spoken up.
-        speaks_up = self.contract.entrypoint.kind is EntrypointKind.COMMAND
-        for rank, state in sorted(self._ranks.items()):
-            was_seen = state.is_hooked or speaks_up
-            if state.group_size is None and was_seen and state.hook_failure is None:
-                message = (
-                    f"rank {rank} ended with exit code 0 and never made a process group: "
-                    "the ranks did not train together; call deepspeed.initialize or "
-                    "deepspeed.init_distributed, or say entrypoint.distributed: false"
-                )
-                return Failure(Cause.NO_PROCESS_GROUP, message, rank, state.pod, 0)
-        return None
-
-    def _notice(self) -> str | None:
-        broken = {
-            rank: state.hook_failure or "the program runs without the trainer's hook"
-            for rank, state in self._ranks.items()
-            if state.hook_failure or (state.end and not state.is_hooked)
-        }
-        if not broken:
-            return self._passed_over
-        return f"progress unavailable on {name_ranks(list(broken))}: {next(iter(broken.values()))}"
-
-
-def _no_trainer() -> Failure:
-    message = (
-        "the driver program ended with exit code 0 and never ran a TorchTrainer: nothing was"
-        " trained; call fit(), use another entrypoint, or say entrypoint.distributed: false"
-    )
-    return Failure(Cause.NO_PROCESS_GROUP, message, exit_code=0)
-
-
-def _to_whole(value: str) -> int | None:
-    try:
-        return max(0, int(float(value)))
-    except (ValueError, OverflowError):
-        return None
+        return self._round_failure or find_failure(self.contract, self._ranks, verdict)

@@ -44,11 +44,15 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """The head's answer to a rank: start with `launch`, stop the program, or return."""
+    """The head's answer to a rank: start with `launch`, stop the program, or return.
+
+    `go_again` is for a supervisor whose round has ended: it says hello anew, with another port.
+    """
 
     launch: Launch | None = None
     must_stop: bool = False
     may_leave: bool = False
+    go_again: bool = False
     resume: Resume | None = None
     """What to get ready before the launch is given."""
     upload: int = 0

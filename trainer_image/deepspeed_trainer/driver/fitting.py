@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
-from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RunContract
+from deepspeed_trainer.contract import CONTRACT_ENV, RANK_RESOURCE, RESTART_ENV, RunContract
 from deepspeed_trainer.hooks.patching import Patch, PatchOnImport
 from deepspeed_trainer.hooks.wire import SOCKET_ENV, Wire
 from deepspeed_trainer.rank import rankenv
@@ -42,7 +42,8 @@ def install() -> None:
         print(f"[trainer] {sentence}", flush=True)  # noqa: T201  the job's log
         wire.report({"kind": "override", "sentence": sentence})
 
-    fitting = Fitting(contract, tell, lambda: wire.await_word("trainer"))
+    restart = int(os.environ[RESTART_ENV])
+    fitting = Fitting(contract, restart, tell, lambda: wire.await_word("trainer"))
     # A patch that fails must end the program: it would train with other numbers than the job's.
     PatchOnImport(fitting.patches(), _raise).install()
 
@@ -50,8 +51,11 @@ def install() -> None:
 class Fitting:
     """What of a program's configuration becomes the job's."""
 
-    def __init__(self, contract: RunContract, tell: Tell, await_job: Callable[[], None]) -> None:
+    def __init__(
+        self, contract: RunContract, restart: int, tell: Tell, await_job: Callable[[], None]
+    ) -> None:
         self._contract = contract
+        self._restart = restart
         self._tell = tell
         self._await_job = await_job
         self._has_trainer = False
@@ -68,12 +72,17 @@ class Fitting:
 
     def fit_run_config(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of RunConfig: open ones filled in, restarts left to the operator."""
-        from deepspeed_trainer.driver.raytrain import no_restarts, ray_folder  # noqa: PLC0415
+        from deepspeed_trainer.driver.raytrain import (  # noqa: PLC0415
+            name_run,
+            no_restarts,
+            ray_folder,
+        )
         from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
 
         contract = self._contract
         name = given.get("name")
         attempt_name = f"{name}-attempt-{contract.attempt}" if name else RUN_NAME
+        attempt_name = name_run(attempt_name, self._restart)
         if name:
             self._tell(f"RunConfig.name: {name!r} became {attempt_name!r}, the attempt's own name")
         policy = given.get("failure_config")
@@ -83,13 +92,17 @@ class Fitting:
                 " says how often the job is tried again"
             )
         runtime_env = dict(given.get("worker_runtime_env") or {})
-        env_vars = {**rankenv.job_env(contract, None), **runtime_env.get("env_vars", {})}
+        job_env = rankenv.job_env(contract, None, self._restart)
+        env_vars = {**job_env, **runtime_env.get("env_vars", {})}
         return {
             **given,
             "name": attempt_name,
             "storage_path": given.get("storage_path") or str(ray_folder(contract)),
             "failure_config": no_restarts(),
-            "callbacks": [*(given.get("callbacks") or []), BoardReports(contract.submission_id)],
+            "callbacks": [
+                *(given.get("callbacks") or []),
+                BoardReports(contract.submission_id, self._restart),
+            ],
             "worker_runtime_env": {**runtime_env, "env_vars": env_vars},
         }
 
@@ -114,7 +127,7 @@ class Fitting:
         return {
             **given,
             "train_loop_per_worker": functools.partial(
-                run_train_loop, loop, self._contract.to_json()
+                run_train_loop, loop, self._contract.to_json(), self._restart
             ),
             "train_loop_config": given.get("train_loop_config") or {},
             "scaling_config": self.fit_scaling(given.get("scaling_config"), has_data=has_data),

@@ -36,12 +36,12 @@ class Line(Protocol):
 
 
 class Program:
-    """A driver program: it starts at once, and waits at its trainer until the job can follow it.
+    """A driver program, once: it starts at once, and waits at its trainer until the job follows.
 
     What it imports until then takes longer than all that the job's own driver has to do.
     """
 
-    def __init__(self, contract: RunContract) -> None:
+    def __init__(self, contract: RunContract, restart: int = 0) -> None:
         """Start it."""
         self._contract = contract
         self._line: Line | None = None
@@ -49,7 +49,7 @@ class Program:
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._ear = HookEar(self._folder / "hook", self._pass_on)
         env = {
-            **program_env(contract, rankenv.write_config(contract, self._folder)),
+            **program_env(contract, rankenv.write_config(contract, self._folder), restart),
             SOCKET_ENV: str(self._folder / "hook"),
         }
         entrypoint, log = contract.entrypoint, rankenv.log_folder(contract)
@@ -88,11 +88,13 @@ class Program:
             self._line.note_override(fact["sentence"])
 
 
-def program_env(contract: RunContract, config_path: Path | None) -> dict[str, str]:
+def program_env(
+    contract: RunContract, config_path: Path | None, restart: int = 0
+) -> dict[str, str]:
     """Return the whole environment of the program."""
     env = {
         **os.environ,
-        **rankenv.job_env(contract, config_path),
+        **rankenv.job_env(contract, config_path, restart),
         CONTRACT_ENV: contract.to_json(),
         # The job's cluster, never one that the program would start for itself.
         "RAY_ADDRESS": os.environ.get("RAY_ADDRESS", "auto"),

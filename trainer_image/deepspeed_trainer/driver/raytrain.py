@@ -1,7 +1,8 @@
-"""How Ray Train is used: one TorchTrainer per attempt, as the contract says.
+"""How Ray Train is used: one TorchTrainer for a group of workers, as the contract says.
 
-Ray never restarts anything here (the operator owns restarts), never changes the working directory
-and never makes the process group of a script: its ranks are children that make it themselves.
+Ray never restarts anything here (the operator owns restarts, the board spends what it was given of
+them), never changes the working directory and never makes the process group of a script: its ranks
+are children that make it themselves.
 """
 
 import os
@@ -44,15 +45,15 @@ def preload() -> None:
     import ray.train.torch  # noqa: F401, PLC0415  after set_ray_env
 
 
-def train(contract: RunContract) -> Verdict:
-    """Run the attempt's ranks to their end."""
+def train(contract: RunContract, restart: int = 0) -> Verdict:
+    """Run a group of workers to its end."""
     from ray.train import TrainingFailedError, WorkerGroupError  # noqa: PLC0415  after set_ray_env
     from ray.train.v2._internal.exceptions import (  # noqa: PLC0415  Ray has no public name for it
         WorkerHealthCheckFailedError,
     )
 
     try:
-        build_trainer(contract).fit()
+        build_trainer(contract, restart).fit()
     except WorkerGroupError as error:
         failures = error.worker_failures
         lost = {
@@ -77,20 +78,20 @@ class _Loop:
     env: Mapping[str, str]
 
 
-def build_trainer(contract: RunContract) -> Any:
-    """Return the TorchTrainer of an attempt."""
+def build_trainer(contract: RunContract, restart: int = 0) -> Any:
+    """Return the TorchTrainer of an attempt's first group of workers, or of a later one."""
     from ray.train import RunConfig, ScalingConfig  # noqa: PLC0415
 
     from deepspeed_trainer.driver.leantrainer import LeanTrainer  # noqa: PLC0415
 
     is_function = contract.entrypoint.kind is EntrypointKind.FUNCTION
-    loop = _own_loop(contract) if is_function else _child_loop(contract)
+    loop = _own_loop(contract, restart) if is_function else _child_loop(contract)
     resources = {"CPU": contract.cpus_per_rank, RANK_RESOURCE: 1}
     if contract.gpus_per_rank:
         resources["GPU"] = contract.gpus_per_rank
     return LeanTrainer(
         loop.function,
-        train_loop_config={"contract": contract.to_json()},
+        train_loop_config={"contract": contract.to_json(), "restart": restart},
         torch_config=loop.torch_config,
         scaling_config=ScalingConfig(
             num_workers=contract.world_size,
@@ -98,7 +99,7 @@ def build_trainer(contract: RunContract) -> Any:
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="ray",
+            name=name_run("ray", restart),
             storage_path=str(ray_folder(contract)),
             failure_config=no_restarts(),
             callbacks=loop.callbacks,
@@ -107,8 +108,13 @@ def build_trainer(contract: RunContract) -> Any:
     )
 
 
+def name_run(name: str, restart: int) -> str:
+    """Return the name of a group's Ray Train run; Ray would go on with one that it knows."""
+    return f"{name}-restart-{restart}" if restart else name
+
+
 def no_restarts() -> Any:
-    """Return the FailureConfig that leaves every restart to the operator."""
+    """Return the FailureConfig that leaves every restart to the operator and the board."""
     from ray.train import FailureConfig  # noqa: PLC0415
 
     return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
@@ -122,15 +128,15 @@ def _child_loop(contract: RunContract) -> _Loop:
     return _Loop(supervise, NoGroupConfig(contract.backend), [], {})
 
 
-def _own_loop(contract: RunContract) -> _Loop:
+def _own_loop(contract: RunContract, restart: int) -> _Loop:
     """The user's function in each worker; Ray makes the process group."""
     from ray.train.torch import TorchConfig  # noqa: PLC0415
 
     from deepspeed_trainer.hooks.reports import BoardReports  # noqa: PLC0415
     from deepspeed_trainer.rank.function import run_function  # noqa: PLC0415
 
-    callbacks = [BoardReports(contract.submission_id)]
-    env = rankenv.job_env(contract, None)
+    callbacks = [BoardReports(contract.submission_id, restart)]
+    env = rankenv.job_env(contract, None, restart)
     return _Loop(run_function, TorchConfig(backend=contract.backend), callbacks, env)
 
 

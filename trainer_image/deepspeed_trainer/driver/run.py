@@ -4,6 +4,7 @@ The exit code tells the kind of end (see contract), the board tells the rest.  W
 after the board is open is written there before the process ends.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -71,7 +72,7 @@ def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
     _refuse_wrong_head(contract)
     if contract.entrypoint.kind is EntrypointKind.DRIVER:
         return partial(_run_program, contract, Program(contract))
-    return partial(_run_ranks, contract)
+    return partial(_run_workers, contract)
 
 
 def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
@@ -81,9 +82,14 @@ def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
     return fail
 
 
-def _run_ranks(contract: RunContract, board: "BoardOfRun") -> Verdict:
+def _run_workers(contract: RunContract, board: "BoardOfRun") -> Verdict:
     _wait_for_ranks(contract, board)
-    return raytrain.train(contract)
+    verdict = raytrain.train(contract)
+    for restart in itertools.count(1):
+        if not _goes_again(contract, board, verdict):
+            break
+        verdict = raytrain.train(contract, restart)
+    return verdict
 
 
 def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
@@ -92,7 +98,29 @@ def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -
     except BaseException:
         program.end()
         raise
-    return program.run(board)
+    verdict = program.run(board)
+    for restart in itertools.count(1):
+        if not _goes_again(contract, board, verdict):
+            break
+        verdict = Program(contract, restart).run(board)
+    return verdict
+
+
+def _goes_again(contract: RunContract, board: "BoardOfRun", verdict: Verdict) -> bool:
+    """Return, when its time has come, whether another group of workers shall start.
+
+    Supervisors have their orders from the board and end when there is no other round.  The pods
+    must all be there still; if one is gone the attempt ends, and the operator sees to the pods.
+    """
+    if not contract.entrypoint.kind.is_in_process or _count_ranks() < contract.world_size:
+        return False
+    wait_s = board.end_round(verdict)
+    if wait_s is None:
+        return False
+    due = time.monotonic() + wait_s
+    while time.monotonic() < due and not board.was_stopped:
+        time.sleep(POLL_S)
+    return not board.was_stopped
 
 
 class BoardOfRun:
@@ -121,6 +149,11 @@ class BoardOfRun:
         """End the attempt."""
         self._ray.get(self._board.fail.remote(self._id, cause, message))
 
+    def end_round(self, verdict: Verdict) -> float | None:
+        """Return the seconds until another group of workers may start; None when none may."""
+        answer: float | None = self._ray.get(self._board.end_round.remote(self._id, verdict))
+        return answer
+
     def note_override(self, sentence: str) -> None:
         """Show which setting of a driver program gave way to the job's."""
         self._board.note_override.remote(self._id, sentence)
@@ -145,15 +178,20 @@ def _refuse_wrong_head(contract: RunContract) -> None:
         )
 
 
-def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
+def _count_ranks() -> int:
+    """Return how many ranks the pods that are there can hold."""
     import ray  # noqa: PLC0415  after set_ray_env
 
+    return int(ray.cluster_resources().get(RANK_RESOURCE, 0))
+
+
+def _wait_for_ranks(contract: RunContract, board: BoardOfRun) -> None:
     if not board.may_start:
         raise AttemptFailed(Cause.STORAGE, "the job's storage cannot be used")
     board.set_phase(RunPhase.WAITING_FOR_RANKS)
     deadline = time.monotonic() + contract.ranks_timeout_s
     wanted = contract.world_size
-    while (found := int(ray.cluster_resources().get(RANK_RESOURCE, 0))) < wanted:
+    while (found := _count_ranks()) < wanted:
         if board.was_stopped:
             raise AttemptFailed(Cause.STOPPED, STOPPED)
         if time.monotonic() > deadline:

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from deepspeed_trainer.board.actor import find_board
 from deepspeed_trainer.hooks.meter import format_decimal
+from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.wire import Report
 
 Upload = Callable[[Any, str], Any]
@@ -28,8 +29,9 @@ Upload = Callable[[Any, str], Any]
 class BoardReports(UserCallback):  # type: ignore[misc]
     """Shows on the board what ranks reported and how they died; runs in Ray Train's controller."""
 
-    def __init__(self, submission_id: str) -> None:
+    def __init__(self, submission_id: str, restart: int) -> None:
         self._submission_id = submission_id
+        self._restart = restart
 
     def after_report(
         self,
@@ -57,7 +59,7 @@ class BoardReports(UserCallback):  # type: ignore[misc]
             if isinstance(error, WorkerHealthCheckFailedError)
         }
         if lost:
-            find_board().note_lost.remote(self._submission_id, lost)
+            find_board().note_lost.remote(self._submission_id, lost, self._restart)
 
 
 def answer_for(report: Report, progress: Callable[[], Mapping[str, int]], resume: str) -> None:
@@ -79,6 +81,7 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
     @override
     def get_checkpoint(self) -> Any:
         """Return the checkpoint that this attempt continues from."""
+        Resumed.from_env().note_taken()
         return Checkpoint.from_directory(self._resume) if self._resume else super().get_checkpoint()
 
     @override

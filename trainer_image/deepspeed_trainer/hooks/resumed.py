@@ -8,6 +8,9 @@ from typing import Final, Self
 RESUMED_ENV: Final = "DSJOB_RESUMED"
 
 
+_taken: set[str] = set()
+
+
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """The checkpoint that was put where the program looks for it; all empty when there is none."""
@@ -21,6 +24,15 @@ class Resumed:
     """The same checkpoint below the storage's root."""
     report: str = ""
     """The folder that ray.train.get_checkpoint answers."""
+
+    def note_taken(self) -> None:
+        """The program has loaded it, or has asked for the folder that holds it."""
+        _taken.add(self.path)
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether there is something to continue from and this process has not taken it."""
+        return bool(self.path) and self.path not in _taken
 
     def to_env(self) -> dict[str, str]:
         """Return the environment variable; none when there is nothing to tell."""

@@ -28,7 +28,8 @@ class SaveWatch:
         self._guard = Guard(report)
         self._is_open = False
         self._saved: dict[Path, int] = {}
-        steps.before_step = self.close
+        self._has_stepped = False
+        steps.before_step = self._note_step_begins
 
     def patch(self, engine: Any) -> None:
         """Wrap the methods of the class DeepSpeedEngine."""
@@ -40,6 +41,16 @@ class SaveWatch:
         if self._is_open:
             self._is_open = False
             self._report({"kind": "save_end"})
+
+    def _note_step_begins(self) -> None:
+        """What was saved before this step is whole; the first step shows what was not loaded."""
+        self.close()
+        if self._has_stepped:
+            return
+        self._has_stepped = True
+        resumed = Resumed.from_env()
+        if resumed.is_ignored:
+            self._report({"kind": "ignored", "step": resumed.step, "path": resumed.path})
 
     def _wrap_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(save)
@@ -99,6 +110,7 @@ class SaveWatch:
             step = self._saved.get(folder, int(engine.global_steps))
             if _is_chosen(folder, resumed):
                 step, attempt, below = resumed.step, resumed.attempt, resumed.path
+                resumed.note_taken()
             self._steps.start_from(step)
         self._report(
             {

@@ -17,6 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from deepspeed_trainer.contract import RESTART_ENV
+
 KEPT_LINES: Final = 60
 MAX_LINE_BYTES: Final = 8192
 DRAIN_S: Final = 2.0
@@ -39,6 +41,7 @@ class ChildProcess:
         *,
         cores: Collection[int] = (),
     ) -> None:
+        """Start it; a log that has lines of an earlier start gets one that says which this is."""
         self.tail: deque[str] = deque(maxlen=KEPT_LINES)
         self.was_stopped = False
         self._prefix = prefix
@@ -53,7 +56,10 @@ class ChildProcess:
         )
         if cores:
             os.sched_setaffinity(self._process.pid, cores)
-        self._pump = threading.Thread(target=self._pass_output_on, args=(log_path,), daemon=True)
+        restart = int(env.get(RESTART_ENV, "0"))
+        self._pump = threading.Thread(
+            target=self._pass_output_on, args=(log_path, restart), daemon=True
+        )
         self._pump.start()
 
     def wait(self, timeout_s: float) -> int | None:
@@ -77,14 +83,21 @@ class ChildProcess:
         elif now >= self._kill_at:
             self._signal(signal.SIGKILL)
 
+    def kill(self) -> None:
+        """End the program at once."""
+        self.was_stopped = True
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # nobody is left in the session
             os.killpg(self._process.pid, number)
 
-    def _pass_output_on(self, log_path: Path | None) -> None:
+    def _pass_output_on(self, log_path: Path | None, restart: int) -> None:
         stream = self._process.stdout
         assert stream is not None  # noqa: S101  stdout=PIPE above
         file = _open_log(log_path)
+        if restart:
+            file = _write_line(file, f"[trainer] restart {restart} begins")
         for raw in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
             line = raw.decode(errors="replace").rstrip("\n")
             self.tail.append(line.rsplit("\r", 1)[-1])

@@ -17,8 +17,8 @@ Fact = Mapping[str, Any]
 class FactBuffer:
     """Facts of one rank between its program and the board; safe to use from any thread."""
 
-    def __init__(self, contract: RunContract, rank: int) -> None:
-        self.keeper = Keeper(contract, rank, self._append)
+    def __init__(self, contract: RunContract, rank: int, restart: int = 0) -> None:
+        self.keeper = Keeper(contract, rank, restart, self._append)
         self._lock = threading.Lock()
         self._facts: list[Fact] = []
         self._step: dict[str, Any] | None = None

@@ -1,13 +1,15 @@
 """A train loop, ours or a driver program's: it runs inside Ray Train's worker, which is the rank.
 
 The hooks are installed in the worker itself and a thread talks to the board.  A function cannot be
-stopped from outside, so an order to stop ends the whole worker process.
+stopped from outside, so an order to stop ends the whole worker process, and so does a head that is
+out of reach.  To start again is Ray Train's business: a new group has new workers.
 """
 
 import importlib
 import inspect
 import os
 import signal
+import sys
 import tempfile
 import threading
 import traceback
@@ -19,13 +21,14 @@ from typing import Any
 import ray.train
 import torch.distributed
 
-from deepspeed_trainer.board.ranks import Orders
+from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.engine import EngineWatch
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.reports import answer_for
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.cores import TooFewCores, bind_this_process, find_share, name_threads
 from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
@@ -38,23 +41,25 @@ def run_function(config: Mapping[str, Any]) -> Any:
     Raises whatever the function raises, so that Ray Train ends the ranks that wait for it.
     """
     contract = RunContract.from_json(config["contract"])
-    _run_rank(contract, lambda: _call(contract))
+    _run_rank(contract, config["restart"], lambda: _call(contract))
 
 
-def run_train_loop(loop: Callable[..., Any], contract_json: str, config: Mapping[str, Any]) -> Any:
+def run_train_loop(
+    loop: Callable[..., Any], contract_json: str, restart: int, config: Mapping[str, Any]
+) -> Any:
     """Run one rank of a driver program's own train loop, and pass on what it raises or returns."""
     contract = RunContract.from_json(contract_json)
     arguments = (config,) if _wants_config(loop) else ()
-    return _run_rank(contract, lambda: loop(*arguments))
+    return _run_rank(contract, restart, lambda: loop(*arguments))
 
 
-def _run_rank(contract: RunContract, call: Callable[[], Any]) -> Any:
+def _run_rank(contract: RunContract, restart: int, call: Callable[[], Any]) -> Any:
     rank = ray.train.get_context().get_world_rank()
-    agent = _Agent(contract, rank)
-    resumed = agent.wait_for_start()
+    agent = _Agent(contract, rank, restart)
+    launch, resumed = agent.wait_for_start()
     oom_kills_before = count_oom_kills()
     try:
-        _prepare_process(contract, resumed)
+        _prepare_process(contract, launch, resumed, restart)
         result = call()
     except BaseException as error:
         code, tail = _describe_error(error)
@@ -69,30 +74,30 @@ def _run_rank(contract: RunContract, call: Callable[[], Any]) -> Any:
 class _Agent:
     """The rank's line to the board, in a thread beside the function."""
 
-    def __init__(self, contract: RunContract, rank: int) -> None:
+    def __init__(self, contract: RunContract, rank: int, restart: int) -> None:
         self._contract = contract
         self._rank = rank
         self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
         self._tick_s = pause_s(contract.world_size, TICK_S)
-        self._link = BoardLink(contract.submission_id, rank)
-        self._facts = FactBuffer(contract, rank)
+        self._link = BoardLink(contract, rank, restart)
+        self._facts = FactBuffer(contract, rank, restart)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
         self._watch = EngineWatch(rank, self._facts.put)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 
-    def wait_for_start(self) -> Resumed:
+    def wait_for_start(self) -> tuple[Launch, Resumed]:
         """Wait until the head has seen all ranks in their places; returns what to continue from."""
         starting = Starting(self._contract, self._rank, self._link, self._wait_s)
-        if starting.wait(hello(0)).launch is None:
+        launch = starting.wait(hello(0)).launch
+        if launch is None:
             raise RuntimeError("the head does not let this attempt start")
-        resumed = starting.resumed
-        answer_for(self._facts.put, self._watch.describe_progress, resumed.report)
+        answer_for(self._facts.put, self._watch.describe_progress, starting.resumed.report)
         size = torch.distributed.get_world_size()
         self._facts.put({"kind": "hook"})
         self._facts.put({"kind": "group", "size": size})
         self._thread.start()
-        return resumed
+        return launch, starting.resumed
 
     def end(self, code: int, tail: tuple[str, ...], oom_kills: int, verdict: Cause | None) -> None:
         """Tell how the function ended and wait until the board lets go."""
@@ -115,15 +120,29 @@ class _Agent:
 
     def _talk(self) -> None:
         while not self._ended.wait(self._tick_s):
-            if self._sync().must_stop:
+            try:
+                must_stop = self._sync().must_stop
+            except Exception as error:  # noqa: BLE001  whatever it is, nobody hears this rank
+                sys.stderr.write(f"[trainer] this rank ends: {error}\n")
+                sys.stderr.flush()
+                must_stop = True
+            if must_stop:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _prepare_process(contract: RunContract, resumed: Resumed) -> None:
-    """Set what a script's rank would find in its environment."""
+def _prepare_process(contract: RunContract, launch: Launch, resumed: Resumed, restart: int) -> None:
+    """Set what a script's rank would find in its environment, and bind it to its cores.
+
+    Raises:
+        TooFewCores: the pod has none for every rank.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
     config_path = rankenv.write_config(contract, folder)
-    os.environ.update({**rankenv.job_env(contract, config_path), **resumed.to_env()})
+    job_env = rankenv.job_env(contract, config_path, restart)
+    os.environ.update({**job_env, **resumed.to_env()})
+    if cores := find_share(contract, launch):
+        bind_this_process(cores)
+        os.environ.update(name_threads(contract, cores))
     os.environ.setdefault("LOCAL_SIZE", os.environ["LOCAL_WORLD_SIZE"])
     nodes = contract.nodes
     os.environ.setdefault("CROSS_SIZE", str(nodes))
@@ -156,7 +175,9 @@ def _describe_error(error: BaseException) -> tuple[int, tuple[str, ...]]:
 
 
 def _verdict(error: BaseException, contract: RunContract) -> Cause | None:
-    """A module or function that is not there is no error inside the training."""
+    """What is not there, a module or a core, is no error inside the training."""
+    if isinstance(error, TooFewCores):
+        return Cause.PLACEMENT
     if contract.entrypoint.kind is not EntrypointKind.FUNCTION:
         return None
     module_name, _, name = contract.entrypoint.target.partition(":")

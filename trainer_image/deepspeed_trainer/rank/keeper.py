@@ -44,7 +44,10 @@ class HeldSave:
 class Keeper:
     """The saves of one rank; facts come from the program's thread, orders from the board's."""
 
-    def __init__(self, contract: RunContract, rank: int, tell: Callable[[Fact], None]) -> None:
+    def __init__(
+        self, contract: RunContract, rank: int, restart: int, tell: Callable[[Fact], None]
+    ) -> None:
+        """Saves are counted anew at each restart: ranks that were stopped had not saved alike."""
         self._rank = rank
         self._tell = tell
         self._run = run_path(contract.job, contract.run)
@@ -54,15 +57,10 @@ class Keeper:
         self._store = open_store(contract.storage) if contract.storage else None
         self._lock = threading.RLock()
         self._saves: dict[int, HeldSave] = {}
-        self._number = 0
+        self._number = restart * SAVES_PER_ROUND
         self._ordered = 0
         self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keep")
-
-    def begin_round(self, restart: int) -> None:
-        """Count saves anew: ranks that were stopped in the middle had not all saved as often."""
-        with self._lock:
-            self._number = restart * SAVES_PER_ROUND
 
     def note_saved(self, fact: Fact) -> None:
         """Pin the files of a save that has just returned; what fails is told, never raised."""
@@ -123,6 +121,9 @@ class Keeper:
     def close(self) -> None:
         """Stop; what is not brought by now is dropped."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for save in [save for save in self._saves.values() if save.number != self._ordered]:
+                self._drop(save)
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def _path_of(self, number: int, fact: Fact) -> str:

@@ -1,22 +1,23 @@
 """A rank's line to the board: who this rank is, what it has to say, what it shall do.
 
-A board that does not answer ends the attempt: without it no failure could be told and no
-checkpoint committed.
+A head that is silent for too long ends the rank: the operator may have started another attempt
+elsewhere by then, and two must not write at the same time.
 """
 
 import os
 import socket
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Any, Final
 
 import ray
+from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
 from deepspeed_trainer.board.actor import find_board
 from deepspeed_trainer.board.ranks import Orders
-from deepspeed_trainer.contract import POD_NAME_ENV, POD_UID_ENV
+from deepspeed_trainer.contract import POD_NAME_ENV, POD_UID_ENV, RunContract
 from deepspeed_trainer.rank.facts import Fact
 
-BOARD_TIMEOUT_S: Final = 60.0
 CALLS_PER_S: Final = 256
 """What all ranks together may ask of the one board."""
 TICK_S: Final = 0.5
@@ -30,24 +31,45 @@ def pause_s(world_size: int, shortest_s: float) -> float:
     return max(shortest_s, world_size / CALLS_PER_S)
 
 
-class BoardLink:
-    """Talks with the board for one rank."""
+class HeadSilent(ConnectionError):
+    """The head has not answered for longer than a rank may live without it."""
 
-    def __init__(self, submission_id: str, rank: int) -> None:
+
+class BoardLink:
+    """Talks with the board for one rank in one round, which `restart` counts."""
+
+    def __init__(self, contract: RunContract, rank: int, restart: int) -> None:
         self._board = find_board()
-        self._submission_id = submission_id
+        self._contract = contract
         self._rank = rank
+        self._restart = restart
 
     def sync(self, facts: Sequence[Fact]) -> Orders:
         """Hand over facts and return the orders.
 
         Raises:
-            ray.exceptions.RayError: the board is gone or does not know this run.
+            HeadSilent: no answer within the contract's deadman_s; the rank must die.
+            ray.exceptions.RayError: the board is gone or does not know this run; the same.
         """
-        answer = self._board.sync.remote(self._submission_id, self._rank, list(facts))
-        orders = ray.get(answer, timeout=BOARD_TIMEOUT_S)
+        orders = self._ask(self._board.sync, self._rank, self._restart, list(facts))
         assert isinstance(orders, Orders)  # noqa: S101  the board is ours
         return orders
+
+    def _ask(self, method: Any, *arguments: Any) -> Any:
+        """Call the board; a line that breaks is taken up again until time is up."""
+        contract = self._contract
+        deadline = monotonic() + contract.deadman_s
+        while True:
+            answer = method.remote(contract.submission_id, *arguments)
+            try:
+                return ray.get(answer, timeout=max(0.0, deadline - monotonic()))
+            except (ActorUnavailableError, GetTimeoutError) as error:
+                if monotonic() >= deadline:
+                    raise HeadSilent(
+                        f"rank {self._rank} has heard nothing from the head for"
+                        f" {contract.deadman_s} s"
+                    ) from error
+            sleep(WAIT_TICK_S)
 
 
 def hello(port: int) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class NodeOrder:
     hosts: Mapping[str, int]
     ranks: tuple[RankStart, ...]
     grace_s: int
+    binds_cores: bool = False
+    """Whether every rank gets its share of the cores, also where no launcher is told so."""
 
     def to_json(self) -> str:
         """Return the text for the environment variable."""
@@ -72,12 +74,12 @@ class NodeOrder:
 
 
 class NodeFolder:
-    """What the supervisors of one node share, below the pod's temporary folder."""
+    """What the supervisors of one node share in one round, below the pod's temporary folder."""
 
-    def __init__(self, contract: RunContract, launch: Launch) -> None:
+    def __init__(self, contract: RunContract, launch: Launch, restart: int = 0) -> None:
         self._contract = contract
         self._launch = launch
-        key = f"{contract.submission_id}/{launch.node_rank}".encode()
+        key = f"{contract.submission_id}/{launch.node_rank}/{restart}".encode()
         name = f"dsjob-node-{hashlib.sha256(key).hexdigest()[:16]}"
         self.path = Path(tempfile.gettempdir()) / name
         self.path.mkdir(mode=0o700, exist_ok=True)
@@ -135,6 +137,7 @@ class NodeFolder:
                 for local_rank, rank in enumerate(launch.neighbours)
             ),
             grace_s=contract.stop_grace_s,
+            binds_cores=contract.bind_cores,
         )
 
     def _start_of(self, rank: int, local_rank: int) -> RankStart:

@@ -18,6 +18,7 @@ from deepspeed_trainer.contract import (
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
     DEEPSPEED_CONFIG_ENV,
+    RESTART_ENV,
     RUN_ENV,
     Entrypoint,
     EntrypointKind,
@@ -37,13 +38,14 @@ TIED_COMMAND: Final = (sys.executable, "-m", "deepspeed_trainer.rank.command")
 _REFERENCE: Final = re.compile(r"\${1,2}\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
-def job_env(contract: RunContract, config_path: Path | None) -> dict[str, str]:
+def job_env(contract: RunContract, config_path: Path | None, restart: int = 0) -> dict[str, str]:
     """Return what is the same for all ranks of a pod."""
     env = {
         "DS_ACCELERATOR": contract.accelerator,
         "OMP_NUM_THREADS": str(max(1, int(contract.cpus_per_rank))),
         **contract.env,
         ATTEMPT_ENV: str(contract.attempt),
+        RESTART_ENV: str(restart),
         RUN_ENV: contract.run,
         CHECKPOINT_DIR_ENV: str(program_checkpoint_dir(contract)),
     }

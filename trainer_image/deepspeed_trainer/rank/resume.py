@@ -7,6 +7,7 @@ its folder.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints.files import is_shared
@@ -15,6 +16,9 @@ from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.manifest import Manifest, ManifestFile
 from deepspeed_trainer.rank import rankenv
+
+LATEST_FILE: Final = "latest"
+"""DeepSpeed's own pointer: the tag that load_checkpoint takes when it is given none."""
 
 
 class Damaged(RuntimeError):
@@ -36,6 +40,9 @@ def prepare(
         Damaged: a file differs from what was saved, or is gone.
         OSError: the storage cannot be read, or the place cannot be written.
     """
+    if not resume.save and (contract.storage is not None or contract.resume == "Never"):
+        # A start before may have left what never counted, or what is not wanted.
+        (rankenv.program_checkpoint_dir(contract) / LATEST_FILE).unlink(missing_ok=True)
     if contract.storage is None or not (resume.save or resume.report):
         return Resumed(), []
     store = open_store(contract.storage)

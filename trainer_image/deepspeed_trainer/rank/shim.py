@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from deepspeed_trainer.contract import RUN_ENV
+from deepspeed_trainer.contract import RESTART_ENV, RUN_ENV
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.launchers.hosts import share_cores
 from deepspeed_trainer.launchers.read import read_launch
@@ -91,7 +91,7 @@ class _NodeRanks:
         self._must_stop = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        cores = [_cores(request, rank, len(order.ranks)) for rank in order.ranks]
+        cores = [_cores(request, order, rank) for rank in order.ranks]
         _say(request, order)
         self._children = [
             _start(request, rank, share) for rank, share in zip(order.ranks, cores, strict=True)
@@ -158,7 +158,7 @@ def _torchrun_env(env: Mapping[str, str]) -> dict[str, str]:
         "ROLE_RANK": env["RANK"],
         "ROLE_WORLD_SIZE": env["WORLD_SIZE"],
         "TORCHELASTIC_RUN_ID": env[RUN_ENV],
-        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_RESTART_COUNT": env[RESTART_ENV],
         "TORCHELASTIC_MAX_RESTARTS": "0",
     }
 
@@ -247,10 +247,11 @@ def _start(request: LaunchRequest, rank: RankStart, cores: Sequence[int]) -> Chi
     return ChildProcess(rank_command(request, rank), env, f"[rank {rank.rank}] ", log, cores=cores)
 
 
-def _cores(request: LaunchRequest, rank: RankStart, ranks: int) -> list[int]:
-    if not request.binds_cores:
+def _cores(request: LaunchRequest, order: NodeOrder, rank: RankStart) -> list[int]:
+    if not (request.binds_cores or order.binds_cores):
         return []
-    return share_cores(os.sched_getaffinity(0), request.core_list, rank.local_rank, ranks)
+    available = os.sched_getaffinity(0)
+    return share_cores(available, request.core_list, rank.local_rank, len(order.ranks))
 
 
 def _read_file(name: str) -> str | None:

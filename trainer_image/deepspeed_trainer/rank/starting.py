@@ -26,7 +26,7 @@ class Starting:
     def wait(self, hello: dict[str, Any]) -> Orders:
         """Return the orders with which the program starts, or those to stop."""
         orders, done = self._link.sync([hello]), 0
-        while orders.launch is None and not orders.must_stop:
+        while orders.launch is None and not (orders.must_stop or orders.go_again):
             if orders.resume is not None and orders.resume.number != done:
                 done = orders.resume.number
                 orders = self._link.sync([self._prepare(orders.resume)])

@@ -1,10 +1,12 @@
 """The supervisor of one rank of a script: what Ray Train runs in each of its workers.
 
 It starts the script as a child, passes facts from the hook's socket to the board and obeys the
-board's orders.  It returns whenever the program ended, however that was: the board knows, and the
-driver asks it.  Only a broken trainer raises.
+board's orders, also that of starting it again.  It returns whenever the program ended, however that
+was: the board knows, and the driver asks it.  Only a broken trainer raises, and one that the head
+no longer reaches.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -17,11 +19,12 @@ from typing import Any, Final
 import ray.train
 
 from deepspeed_trainer.board.ranks import Launch, Orders
-from deepspeed_trainer.contract import EntrypointKind, RunContract
+from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
 from deepspeed_trainer.rank.child import ChildProcess
+from deepspeed_trainer.rank.cores import TooFewCores, find_share, name_threads
 from deepspeed_trainer.rank.ear import HookEar
 from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
@@ -41,26 +44,30 @@ LOGS_EVERY_S: Final = 60.0
 
 
 def supervise(config: Mapping[str, Any]) -> None:
-    """Run one rank to its end; `config` holds the contract as JSON."""
+    """Run one rank to its end, round after round; `config` holds the contract as JSON."""
     contract = RunContract.from_json(config["contract"])
     rank = ray.train.get_context().get_world_rank()
-    supervisor = Supervisor(contract, rank)
-    try:
-        supervisor.run()
-    finally:
-        supervisor.close()
+    for restart in itertools.count():
+        supervisor = Supervisor(contract, rank, restart)
+        try:
+            goes_again = supervisor.run()
+        finally:
+            supervisor.close()
+        if not goes_again:
+            return
 
 
 class Supervisor:
-    """One rank: its child, its facts and its line to the board."""
+    """One rank in one round: its child, its facts, its port and its line to the board."""
 
-    def __init__(self, contract: RunContract, rank: int) -> None:
+    def __init__(self, contract: RunContract, rank: int, restart: int) -> None:
         self._contract = contract
         self._rank = rank
+        self._restart = restart
         self._wait_s = pause_s(contract.world_size, WAIT_TICK_S)
         self._tick_s = pause_s(contract.world_size, TICK_S)
-        self._link = BoardLink(contract.submission_id, rank)
-        self._facts = FactBuffer(contract, rank)
+        self._link = BoardLink(contract, rank, restart)
+        self._facts = FactBuffer(contract, rank, restart)
         self._resumed = Resumed()
         self._logs: list[Path] = []
         self._logs_brought_at = monotonic()
@@ -68,12 +75,16 @@ class Supervisor:
         self._port = reserve_port()
         self._ear = HookEar(self._folder / "hook", self._facts.put)
 
-    def run(self) -> None:
-        """Wait for all ranks, run the script, wait until the board lets go."""
+    def run(self) -> bool:
+        """Wait for all ranks, run the script, wait for the board; True when it is to run again.
+
+        Raises:
+            HeadSilent: the head is out of reach; the program has been killed.
+        """
         starting = Starting(self._contract, self._rank, self._link, self._wait_s)
         orders = starting.wait(hello(self._port.getsockname()[1]))
         if orders.launch is None:
-            return
+            return orders.go_again
         self._resumed = starting.resumed
         oom_kills_before = count_oom_kills()
         end = {
@@ -82,11 +93,13 @@ class Supervisor:
         }
         self._ear.finish()
         self._facts.keeper.note_closed()
-        self._sync({"kind": "end", "end": end})
-        while not self._sync().may_leave:
+        orders = self._sync({"kind": "end", "end": end})
+        while not (orders.may_leave or orders.go_again):
             sleep(self._wait_s)
+            orders = self._sync()
         self._bring_logs()
         self._facts.keeper.finish()
+        return orders.go_again
 
     def close(self) -> None:
         """Release port, socket and files."""
@@ -113,10 +126,17 @@ class Supervisor:
         """Run what this rank runs, to its end."""
         rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
         if self._contract.entrypoint.per == "Node":
-            return self._run_on_node(NodeFolder(self._contract, launch), launch)
+            node = NodeFolder(self._contract, launch, self._restart)
+            return self._run_on_node(node, launch)
+        try:
+            cores = find_share(self._contract, launch)
+        except TooFewCores as error:
+            self._facts.put({"kind": "verdict", "cause": Cause.PLACEMENT, "message": str(error)})
+            return RankEnding(1, tail=(str(error),))
         env = {
             **self._job_env(),
             **rankenv.rank_env(self._rank, self._contract.world_size, launch),
+            **name_threads(self._contract, cores),
             SOCKET_ENV: str(self._folder / "hook"),
             SUPERVISOR_ENV: str(os.getpid()),
         }
@@ -126,7 +146,8 @@ class Supervisor:
         command = rankenv.rank_command(self._contract, env)
         log = rankenv.log_path(self._contract, self._rank)
         self._logs = [log] if log else []
-        return self._follow(ChildProcess(command, env, f"[rank {self._rank}] ", log))
+        child = ChildProcess(command, env, f"[rank {self._rank}] ", log, cores=cores)
+        return self._follow(child)
 
     def _run_on_node(self, node: NodeFolder, launch: Launch) -> RankEnding:
         """Run the node's command as its first rank, or wait for its end as another."""
@@ -146,12 +167,16 @@ class Supervisor:
 
     def _job_env(self) -> dict[str, str]:
         config_path = rankenv.write_config(self._contract, self._folder)
-        job_env = rankenv.job_env(self._contract, config_path)
+        job_env = rankenv.job_env(self._contract, config_path, self._restart)
         env = {**os.environ, **job_env, **self._resumed.to_env()}
         return {**env, "PYTHONPATH": rankenv.prepend_path(env, rankenv.RANK_SITE)}
 
     def _follow(self, child: ChildProcess) -> RankEnding:
-        while (code := child.wait(self._tick_s)) is None:
-            if self._sync().must_stop:
-                child.stop(self._contract.stop_grace_s)
+        try:
+            while (code := child.wait(self._tick_s)) is None:
+                if self._sync().must_stop:
+                    child.stop(self._contract.stop_grace_s)
+        except BaseException:
+            child.kill()
+            raise
         return RankEnding(code, child.was_stopped, tuple(child.tail))

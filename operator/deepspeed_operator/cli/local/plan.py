@@ -108,6 +108,8 @@ def plan_run(
         storage=str(wishes.storage.resolve()),
         cpus_per_rank=float(max(1, cores // ordered.world_size)),
         ranks_timeout_s=RANKS_TIMEOUT_S,
+        # All nodes are this machine: each would bind its ranks to the same cores.
+        bind_cores=False,
     )
     return Plan(view, attempt, ordered, _find_code(spec, answers))
 
@@ -146,6 +148,8 @@ def _build_order(view: View, attempt: Attempt, answers: Prerequisites) -> contra
             head_uid=HEAD,
             deepspeed_config=read_config(view.spec, answers.config_maps),
             env=read_environment(view.spec, answers.config_maps),
+            # Whoever sits before it wants to see the first failure.
+            restarts_left=0,
         )
     except InvalidJob as error:
         raise Refused(str(error)) from error

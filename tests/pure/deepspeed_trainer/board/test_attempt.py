@@ -52,28 +52,38 @@ def test_no_rank_starts_before_all_have_read_what_they_continue_from() -> None:
         assert not attempt.needs_resume
         attempt.note_hello(rank, hello(pod), 0.0)
     assert attempt.needs_resume
-    attempt.note_resume(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
-    attempt.note_prepared(0, 1)
+    attempt.resuming.choose(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
+    attempt.resuming.note_prepared(0, 1)
     orders = attempt.orders(0, 0.0)
     assert (orders.launch, orders.resume and orders.resume.step) == (None, 5)
-    attempt.note_prepared(1, 1)
+    attempt.resuming.note_prepared(1, 1)
     assert attempt.orders(0, 0.0).launch is not None
+
+
+def test_a_program_that_begins_anew_is_stopped_unless_that_is_wanted() -> None:
+    fact = {"kind": "ignored", "step": 5, "path": "run/checkpoints/step-5"}
+    stopped, let_go = a_running_attempt(), a_running_attempt(on_ignored="Continue")
+    for attempt in (stopped, let_go):
+        attempt.take(0, fact, 1.0)
+    assert stopped.orders(0, 1.0).must_stop
+    assert not let_go.orders(0, 1.0).must_stop
+    assert "its 5 steps are lost" in (let_go.progress().notice or "")
 
 
 def test_damage_that_one_rank_finds_makes_all_fall_back() -> None:
     attempt = Attempt(a_contract(), 0.0)
     for rank, pod in enumerate("ab"):
         attempt.note_hello(rank, hello(pod), 0.0)
-    attempt.note_resume(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
-    attempt.note_prepared(0, 1)
-    assert attempt.note_damaged(1)
-    assert not attempt.note_damaged(1), "two ranks may find it"
+    attempt.resuming.choose(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
+    attempt.resuming.note_prepared(0, 1)
+    assert attempt.resuming.note_damaged(1)
+    assert not attempt.resuming.note_damaged(1), "two ranks may find it"
     assert attempt.needs_resume
-    attempt.note_resume(Resume(2), "checkpoint step-5: damaged")
-    attempt.note_prepared(1, 1)
-    attempt.note_prepared(1, 2)
+    attempt.resuming.choose(Resume(2), "checkpoint step-5: damaged")
+    attempt.resuming.note_prepared(1, 1)
+    attempt.resuming.note_prepared(1, 2)
     assert attempt.orders(1, 0.0).launch is None
-    attempt.note_prepared(0, 2)
+    attempt.resuming.note_prepared(0, 2)
     assert attempt.orders(1, 0.0).launch is not None
     assert attempt.progress().notice == "checkpoint step-5: damaged"
 
@@ -115,6 +125,8 @@ def test_a_rank_that_leaves_early_is_named_while_the_others_hang() -> None:
     attempt.note_figures(1, {"done": 4, "begun": 4}, 9.0)
     attempt.note_end(1, ended(0), 10.0)
     assert attempt.orders(0, 10.0 + LATER).must_stop
+    attempt.note_end(0, ended(-15, stopped=True), 15.0)
+    attempt.conclude(Verdict(), 16.0)
     failure = attempt.progress().failure
     assert failure is not None
     assert (failure.cause, failure.rank) == (Cause.EARLY_EXIT, 1)

@@ -83,8 +83,8 @@ CASES: dict[str, tuple[list[RankEnd], Cause, int, str]] = {
     ),
     "a hook's verdict goes before everything": (
         [an_end(0, -9, order=0),
-         an_end(1, 1, order=1, verdict=Cause.CHECKPOINT_CORRUPT, verdict_message="sha256")],
-        Cause.CHECKPOINT_CORRUPT, 1, "sha256",
+         an_end(1, 1, order=1, verdict=Cause.RESUME_IGNORED, verdict_message="5 steps")],
+        Cause.RESUME_IGNORED, 1, "5 steps",
     ),
     "a hook's verdict counts although the rank ended well": (
         [an_end(0), an_end(1, verdict=Cause.WRONG_WORLD_SIZE, verdict_message="made 1")],

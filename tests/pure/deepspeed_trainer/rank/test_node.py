@@ -20,7 +20,8 @@ RANK = RankStart(
     },
     "/log",
 )
-OWN = {"DSJOB_NODE": "{}", "DSJOB_HOOK_DESCENDANTS": "1", "DSJOB_RUN": "run-1", "HOME": "/h"}
+OWN = {"DSJOB_NODE": "{}", "DSJOB_HOOK_DESCENDANTS": "1", "HOME": "/h"}
+OWN |= {"DSJOB_RUN": "run-1", "DSJOB_RESTART": "2"}
 
 
 def a_request(launcher: str = "deepspeed", **more: object) -> LaunchRequest:
@@ -57,6 +58,7 @@ def test_a_rank_gets_what_the_launcher_would_give() -> None:
     assert "DSJOB_HOOK_DESCENDANTS" not in env
     torch = rank_environment(a_request("torchrun"), RANK, OWN)
     assert (torch["GROUP_RANK"], torch["TORCHELASTIC_RUN_ID"]) == ("1", "run-1")
+    assert torch["TORCHELASTIC_RESTART_COUNT"] == "2"
     program = a_request("mpirun", kind=ProgramKind.PROGRAM, env={"A": "1", "HOME": None})
     mpi = rank_environment(program, RANK, OWN)
     assert (mpi["OMPI_COMM_WORLD_LOCAL_RANK"], mpi["A"], mpi["HOME"]) == ("1", "1", "/h")
