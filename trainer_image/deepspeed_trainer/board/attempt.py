@@ -66,6 +66,7 @@ class Attempt:
         self._figures = _Figures()
         self._resumed_from: ResumedFrom | None = None
         self._overrides: list[str] = []
+        self._advice: str | None = None
         self._failure: Failure | None = None
         self._first_end_at: float | None = None
         self._launches: dict[int, Launch] = {}
@@ -90,6 +91,8 @@ class Attempt:
                 self.note_engine(rank, fact)
             case "metrics":
                 self.note_metrics(rank, fact["values"])
+            case "advice":
+                self._advice = fact["message"]
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
             case "saved":
@@ -328,8 +331,10 @@ class Attempt:
             if state.hook_failure or (state.end and not state.is_hooked)
         }
         if not broken:
-            return None
-        return f"progress unavailable on {name_ranks(list(broken))}: {next(iter(broken.values()))}"
+            return self._advice
+        first = next(iter(broken.values()))
+        notice = f"progress unavailable on {name_ranks(list(broken))}: {first}"
+        return "; ".join(filter(None, (notice, self._advice)))
 
 
 def _no_trainer() -> Failure:

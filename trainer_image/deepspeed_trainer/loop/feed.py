@@ -41,20 +41,20 @@ def describe_source(data: Any, micro_batch: int) -> Source:
         TypeError: it has no length or no index, so no sample of it has a place.
         ValueError: the DataLoader says something that the order would silently replace.
     """
-    options: dict[str, Any] = {}
-    dataset = data
-    if isinstance(data, DataLoader):
-        dataset = data.dataset
-        _refuse_own_order(data, micro_batch)
-        options = {name: getattr(data, name) for name in _TAKEN_OVER if hasattr(data, name)}
-        if not options.get("pin_memory_device"):
-            options.pop("pin_memory_device", None)
+    loader = data if isinstance(data, DataLoader) else None
+    dataset = data if loader is None else loader.dataset
     is_map = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if isinstance(dataset, IterableDataset) or not is_map:
         raise TypeError(
             f"Loop needs a data set with __getitem__ and __len__, {type(dataset).__name__} is none:"
             " a stream cannot be continued at a sample; docs/exact.md says what works for streams"
         )
+    if loader is None:
+        return Source(dataset, {})
+    _refuse_own_order(loader, micro_batch)
+    options = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
+    if not options.get("pin_memory_device"):
+        options.pop("pin_memory_device", None)  # naming it, even as empty, is deprecated
     return Source(dataset, options)
 
 

@@ -103,21 +103,10 @@ class Loop:
         self._require_whole_step("the next batches were asked for")
         self._begin()
         end = self._find_end(epochs, steps)
-        for ids, batch in feed.read(
-            self._source,
-            self._order,
-            self._layout,
-            rank=self._rank,
-            start=self.samples,
-            end=end,
-        ):
-            if len(self._handed_out) == self._layout.micro_batch * self._layout.accumulation:
-                self._require_whole_step("a further batch was asked for")
-            if self._restore is not None:
-                self._restore()
-                self._restore = None
-            self._handed_out.extend(ids)
-            yield batch
+        try:
+            yield from self._hand_out(end)
+        finally:
+            self._journal.flush()
 
     def save(self, client_state: Mapping[str, Any] | None = None, tag: str | None = None) -> None:
         """Save engine and loop into `folder`; all ranks call it, after `engine.step()`.
@@ -142,6 +131,23 @@ class Loop:
         return {name: value for name, value in (client_state or {}).items() if name != STATE_KEY}
 
     # Steps.
+
+    def _hand_out(self, end: int) -> Iterator[Any]:
+        for ids, batch in feed.read(
+            self._source,
+            self._order,
+            self._layout,
+            rank=self._rank,
+            start=self.samples,
+            end=end,
+        ):
+            if len(self._handed_out) == self._layout.micro_batch * self._layout.accumulation:
+                self._require_whole_step("a further batch was asked for")
+            if self._restore is not None:
+                self._restore()
+                self._restore = None
+            self._handed_out.extend(ids)
+            yield batch
 
     def _note_step(self) -> None:
         wanted = self._layout.micro_batch * self._layout.accumulation
