@@ -128,12 +128,14 @@ def _add(history: History, ranks: Mapping[int, Segment]) -> None:
             f"{len(history.steps)} alone"
         )
         return
-    _check_link(history, [segment.start for segment in ordered])
-    lost = history.steps[known:]
     done = [
         Done(ordered[0].start, steps)
         for steps in zip(*(segment.steps for segment in ordered), strict=False)
     ]
+    if not done:
+        return  # no step was done by all ranks: what the attempt began left nothing behind
+    _check_link(history, [segment.start for segment in ordered])
+    lost = history.steps[known:]
     again = list(zip(lost, done, strict=False))
     history.redone += len(again)
     history.redone_alike += sum(

@@ -183,6 +183,15 @@ def test_a_step_that_is_missing_in_a_record_is_found() -> None:
     assert any("step 3 is recorded where step 2 was due" in each for each in findings)
 
 
+def test_an_attempt_without_a_whole_step_takes_nothing_back() -> None:
+    """One rank recorded a step, the other was killed in it; the next attempt found a later save."""
+    segments = record([Attempt(0, 6), Attempt(4, 5), Attempt(6, 8)])
+    segments[3] = Segment(segments[3].start, ())
+    history = join(segments)
+    assert history.findings == []
+    assert [done.number for done in history.steps] == list(range(1, 9))
+
+
 def test_steps_that_came_out_differently_when_done_again_are_counted() -> None:
     segments = record([Attempt(0, 5), Attempt(2, 6)])
     steps = (replace(segments[2].steps[0], losses=(to_bits(0.0),) * 2), *segments[2].steps[1:])
