@@ -71,8 +71,14 @@ def measure(
     args: argparse.Namespace, kills: list[str], cluster: RayCluster, storage: Path
 ) -> dict[str, Any]:
     """Train the three runs and compare them."""
-    config = {**CONFIG, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0}
     steps = SAVE_EVERY * len(kills) + TAIL_STEPS
+    schedule = {"warmup_max_lr": 3e-4, "warmup_num_steps": 4, "total_num_steps": 2 * steps}
+    config = {
+        **CONFIG,
+        "gradient_accumulation_steps": 2,
+        "gradient_clipping": 1.0,
+        "scheduler": {"type": "WarmupDecayLR", "params": schedule},
+    }
     words = [f"--model={args.model.absolute()}", f"--text={args.text.absolute()}"]
     words += [f"--steps={steps}", f"--save-every={SAVE_EVERY}"]
     runs: dict[str, tuple[Job, Outcome]] = {}

@@ -184,18 +184,21 @@ class Loop:
     # Saves and loads.
 
     def _describe(self) -> dict[str, Any]:
+        """Return what all ranks share, at the beginning of a save."""
         self._require_whole_step("engine.save_checkpoint was called")
-        order = self._order
+        self._flush()  # a save that is cut short leaves the record of what led to it
         return {
             STATE_KEY: {
                 "step": self.step,
                 "samples": self.samples,
                 "world_size": self._layout.world_size,
-                "seed": order.seed,
-                "length": order.length,
-                "shuffle": order.is_shuffled,
+                **self._describe_order(),
             }
         }
+
+    def _describe_order(self) -> dict[str, Any]:
+        order = self._order
+        return {"seed": order.seed, "length": order.length, "shuffle": order.is_shuffled}
 
     def _write_sidecar(self, folder: Path) -> None:
         sidecar = Sidecar(
@@ -233,11 +236,10 @@ class Loop:
         self.step, self.samples = state["step"], state["samples"]
 
     def _refuse_other_data(self, folder: Path, state: Mapping[str, Any]) -> None:
-        own = self._describe()[STATE_KEY]
-        for name in ("seed", "length", "shuffle"):
-            if state[name] != own[name]:
+        for name, own in self._describe_order().items():
+            if state[name] != own:
                 raise ValueError(
-                    f"{folder} was saved with {name} {state[name]}, this Loop has {own[name]}: the"
+                    f"{folder} was saved with {name} {state[name]}, this Loop has {own}: the"
                     " samples that are left cannot be told; use the same data and seed, or start"
                     " in another folder"
                 )
