@@ -297,6 +297,42 @@ def test_under_the_hooks_a_sidecar_is_written_before_the_save_is_told(folder: Pa
     assert (folder / "step1" / "loop_rng_state_00000.json").exists()
 
 
+def test_in_a_job_nothing_is_written_through_a_link_to_another_attempt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hooks take such a link away when the save begins; here the engine does."""
+
+    class Relinked(Engine):
+        def save_checkpoint(self, save_dir: str, tag: str, client_state: Any) -> None:
+            (Path(save_dir) / tag).unlink()
+            super().save_checkpoint(save_dir, tag, client_state)
+
+    other, own = folder / "attempt-1" / "step1", folder / "attempt-2" / "checkpoints"
+    other.mkdir(parents=True)
+    own.mkdir(parents=True)
+    (own / "step1").symlink_to(other)
+    monkeypatch.setenv("DSJOB_CHECKPOINT_DIR", str(own))
+    engine = Relinked()
+    run = Loop(engine, Augmented())
+    train(run, engine, steps=1)
+    run.save()
+    assert list(other.iterdir()) == []
+    assert (own / "step1" / "loop_rng_state_00000.json").exists()
+
+
+def test_outside_a_job_what_latest_names_is_whole(folder: Path) -> None:
+    class Looking(Engine):
+        def save_checkpoint(self, save_dir: str, tag: str, client_state: Any) -> None:
+            assert (Path(save_dir) / tag / "loop_rng_state_00000.json").exists()
+            super().save_checkpoint(save_dir, tag, client_state)
+
+    engine = Looking()
+    run = Loop(engine, Augmented(), folder=folder)
+    train(run, engine, steps=1)
+    run.save()
+    assert (folder / "latest").read_text() == "step1"
+
+
 def test_a_loop_after_a_load_is_refused(folder: Path) -> None:
     engine = Engine()
     engine.loaded_checkpoint_dp_world_size = 1

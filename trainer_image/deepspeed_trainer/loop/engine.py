@@ -63,13 +63,17 @@ def follow(engine: Any, note_loss: Callable[[Any], None], note_step: Callable[[]
 
 
 def add_to_saves(
-    engine: Any, describe: Callable[[], dict[str, Any]], write: Callable[[Path], None]
+    engine: Any,
+    describe: Callable[[], dict[str, Any]],
+    write: Callable[[Path], None],
+    *,
+    in_job: bool,
 ) -> None:
     """Let every save carry `describe()` in its client_state and what `write(folder)` writes.
 
-    The trainer's hooks report a save when it returned, so there `write` is called by them just
-    before.  Without them it is called before the save: DeepSpeed moves `latest` at its end, and
-    what `latest` names shall be whole.
+    Outside a job `write` comes first: DeepSpeed moves `latest` at its end, and what `latest` names
+    shall be whole.  In a job the tag's folder may lead to another attempt's checkpoint until the
+    save begins, so it comes last; hooks that tell of a save when it returns call it themselves.
     """
     save = engine.save_checkpoint
 
@@ -82,9 +86,13 @@ def add_to_saves(
         folder = Path(save_dir).absolute() / named
         if hasattr(type(engine), "dsjob_write_beside"):
             engine.dsjob_write_beside = functools.partial(write, folder)
-        else:
+            return save(save_dir, tag, state, *args, **kwargs)
+        if not in_job:
             write(folder)
-        return save(save_dir, tag, state, *args, **kwargs)
+            return save(save_dir, tag, state, *args, **kwargs)
+        result = save(save_dir, tag, state, *args, **kwargs)
+        write(folder)
+        return result
 
     engine.save_checkpoint = save_with_state
 

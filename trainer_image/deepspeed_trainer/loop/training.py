@@ -78,7 +78,8 @@ class Loop:
         self._has_loaded = self._has_begun = False
         self._restore: Any = None
         follow(engine, self._losses.append, self._note_step)
-        add_to_saves(engine, self._describe, self._write_sidecar)
+        in_job = CHECKPOINT_DIR_ENV in os.environ
+        add_to_saves(engine, self._describe, self._write_sidecar, in_job=in_job)
         follow_loads(engine, self._note_loaded)
 
     @property
