@@ -138,6 +138,9 @@ def test_a_resumed_run_sees_and_draws_what_the_undisturbed_one_does(folder: Path
     torch.rand(5)  # and draws from it on its way
     after = train(run, engine, steps=9)
     assert before + after == calm
+    sidecar = json.loads((folder / "cut/step4/loop_rng_state_00000.json").read_text())
+    with_checkpoint = join(read_segments("\n".join(sidecar["record"]), "step4"))
+    assert (len(with_checkpoint.steps), with_checkpoint.findings) == (4, [])
     cut = history(folder / "cut")
     assert cut.findings == []
     assert (cut.redone, cut.redone_alike) == (2, 2)

@@ -15,7 +15,12 @@ from deepspeed_operator.cli.picture import Job
 from deepspeed_operator.cli.podfiles import Place, find_head, read_files
 from deepspeed_trainer.contract import STORAGE_MOUNT, ContractError
 from deepspeed_trainer.fingerprint.proof import History, compare, join
-from deepspeed_trainer.fingerprint.record import FOLDER, read_segments
+from deepspeed_trainer.fingerprint.record import (
+    FOLDER,
+    SIDECAR_PREFIX,
+    read_segments,
+    read_sidecar_lines,
+)
 
 PATTERN: Final = "rank-*.jsonl"
 _ATTEMPT: Final = re.compile(r"attempt-\d+")
@@ -30,23 +35,27 @@ class Report:
 
 
 def read_folder(folder: Path) -> dict[str, str]:
-    """Return the records below a folder by their path.
+    """Return the records below a folder by their path, those kept with checkpoints included.
 
     Raises:
         NotThere: there are none.
         WrongUse: they are of more than one run.
     """
     paths = sorted(folder.rglob(f"{FOLDER}/{PATTERN}"))
-    if not paths:
+    sidecars = sorted(folder.rglob(f"{SIDECAR_PREFIX}*.json"))
+    if not paths and not sidecars:
         raise NotThere(
             f"{folder} holds no records ({FOLDER}/{PATTERN}); the program must train with"
             " deepspeed_trainer.loop.Loop"
         )
-    runs = {_run_of(path) for path in paths}
+    runs = {_run_of(path) for path in (*paths, *sidecars)}
     if len(runs) > 1:
         named = ", ".join(sorted(str(run) for run in runs))
         raise WrongUse(f"{folder} holds the records of several runs, name one: {named}")
-    return {str(path): path.read_text(errors="replace") for path in paths}
+    texts = {str(path): path.read_text(errors="replace") for path in paths}
+    for path in sidecars:
+        texts[str(path)] = read_sidecar_lines(path.read_text(errors="replace"), str(path))
+    return texts
 
 
 def read_job(place: Place, name: str) -> dict[str, str]:
@@ -116,8 +125,8 @@ def judge(one: History, other: History, tolerance: float | None) -> Report:
 
 def _run_of(path: Path) -> Path:
     """Return the folder of the run that a record belongs to."""
-    folder = path.parent.parent
-    return folder.parent if _ATTEMPT.fullmatch(folder.name) else folder
+    attempts = [parent for parent in path.parents if _ATTEMPT.fullmatch(parent.name)]
+    return attempts[0].parent if attempts else path.parent.parent
 
 
 def _find_any_head(place: Place, name: str, job: Job) -> str:

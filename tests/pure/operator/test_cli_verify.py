@@ -1,5 +1,6 @@
 """`dsjob verify`: records on a job's storage or in a folder, and how the command ends."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,18 @@ def test_a_run_in_a_folder_is_proven(tmp_path: Path) -> None:
     assert f"{tmp_path}: 8 steps, 64 samples, 2 starts, 2 ranks" in said
     assert "no sample was skipped or repeated" in said
     assert "2 steps done again, all with the same bits" in said
+
+
+def test_records_that_only_checkpoints_hold_are_read(tmp_path: Path) -> None:
+    for each in record(KILLED):
+        tag = tmp_path / f"attempt-{each.start.attempt}" / "checkpoints" / "step"
+        tag.mkdir(parents=True, exist_ok=True)
+        lines = [line.to_line() for line in (each.start, *each.steps)]
+        file = tag / f"loop_rng_state_{each.start.rank:05d}.json"
+        file.write_text(json.dumps({"record": lines}))
+    code, said = invoke("--path", tmp_path)
+    assert code == 0, said
+    assert "8 steps, 64 samples, 2 starts" in said
 
 
 def test_a_lost_record_is_no_proof(tmp_path: Path) -> None:

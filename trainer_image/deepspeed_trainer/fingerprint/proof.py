@@ -82,9 +82,8 @@ def join(segments: Iterable[Segment]) -> History:
     for segment in segments:
         start = segment.start
         ranks = starts.setdefault((start.attempt, start.start), {})
-        if start.rank in ranks:
-            history.complain(f"{_name(start)} has two records of rank {start.rank}")
-        ranks[start.rank] = segment
+        known = ranks.get(start.rank)
+        ranks[start.rank] = segment if known is None else _unite(history, known, segment)
     if not starts:
         history.complain("there is no record of any step")
     for _, ranks in sorted(starts.items()):
@@ -107,6 +106,17 @@ def compare(one: History, other: History, *, tolerance: float | None) -> str | N
     if not one.steps or not other.steps:
         return "there is nothing to compare"
     return None
+
+
+def _unite(history: History, one: Segment, other: Segment) -> Segment:
+    """Return what a rank's file and its parts of checkpoints say together."""
+    steps = {step.step: step for step in one.steps}
+    differ = [step.step for step in other.steps if steps.setdefault(step.step, step) != step]
+    if differ or one.start != other.start:
+        history.complain(
+            f"{_name(one.start)} has two records of rank {one.start.rank} that are not the same"
+        )
+    return Segment(one.start, tuple(steps[number] for number in sorted(steps)))
 
 
 def _add(history: History, ranks: Mapping[int, Segment]) -> None:

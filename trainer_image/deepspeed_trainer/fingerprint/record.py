@@ -18,7 +18,11 @@ from deepspeed_trainer.fingerprint.order import Layout, Order
 RECORD_VERSION: Final = 1
 FOLDER: Final = "fingerprint"
 """Below an attempt's folder, or below the checkpoints' outside the operator."""
+SIDECAR_PREFIX: Final = "loop_rng_state_"
+"""Beside a checkpoint, with the rank after it: holds the lines since the save before, too."""
 MAX_LINE_BYTES: Final = 1024 * 1024
+MAX_SIDECAR_BYTES: Final = 256 * 1024 * 1024
+"""Random states have some KiB, a line a step a quarter of one."""
 MAX_WORLD: Final = 65_536
 MAX_FIGURES: Final = 4096
 """Losses of one step at most; a step with more micro-batches keeps the last ones."""
@@ -165,6 +169,17 @@ def to_bits(value: float) -> str:
 def from_bits(bits: str) -> float:
     """Return the float64 of 16 hexadecimal digits, or nan for none."""
     return float(struct.unpack(">d", bytes.fromhex(bits))[0]) if bits else math.nan
+
+
+def read_sidecar_lines(text: str, where: str) -> str:
+    """Return the lines that a rank's part of a checkpoint holds, as its file has them.
+
+    Raises:
+        ContractError: naming the file and the field that is wrong.
+    """
+    fields = read_object(text, max_bytes=MAX_SIDECAR_BYTES, what=where)
+    lines = fields.texts("record", max_items=MAX_SIDECAR_BYTES, max_chars=MAX_LINE_BYTES)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def read_segments(text: str, where: str) -> list[Segment]:

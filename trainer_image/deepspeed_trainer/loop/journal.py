@@ -44,6 +44,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._chain = ""
+        self._start = ""
+        self._since_save: list[str] = []
         self._waiting: list[_Waiting] = []
         self._flushed_at = time.monotonic()
 
@@ -60,8 +62,10 @@ class Journal:
         """Write down a start; what was not flushed before it is dropped."""
         self._chain = start.chain
         self._waiting.clear()
+        self._since_save.clear()
+        self._start = start.to_line()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._append([start.to_line()])
+        self._append([self._start])
 
     def note(
         self, step: int, position: int, ids: Iterable[int], losses: Sequence[Any], norm: Any
@@ -94,7 +98,13 @@ class Journal:
             self._chain = step.chain
             lines.append(step.to_line())
         self._append(lines)
+        self._since_save.extend(lines)
         return self._chain
+
+    def take_since_save(self) -> tuple[str, ...]:
+        """Return the start and the steps written since the last call, for a save to keep."""
+        taken, self._since_save = self._since_save, []
+        return (self._start, *taken)
 
     def _append(self, lines: Sequence[str]) -> None:
         with self._path.open("ab+") as file:

@@ -17,10 +17,9 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from deepspeed_trainer.fields import Fields, read_object
+from deepspeed_trainer.fingerprint.record import MAX_SIDECAR_BYTES, SIDECAR_PREFIX
 
 SIDECAR_VERSION: Final = 1
-MAX_SIDECAR_BYTES: Final = 16 * 1024 * 1024
-"""A random state has some KiB."""
 _MAX_STATE_CHARS: Final = 4 * 1024 * 1024
 
 
@@ -36,6 +35,8 @@ class Sidecar:
     chain: str
     """The fingerprint up to this step."""
     random_states: dict[str, Any]
+    record: tuple[str, ...] = ()
+    """What the rank wrote down since the save before; read by `dsjob verify` alone."""
 
     @classmethod
     def read(cls, folder: Path, rank: int) -> Self:
@@ -64,6 +65,7 @@ class Sidecar:
             "step": self.step,
             "chain": self.chain,
             "random_states": _encode(self.random_states),
+            "record": self.record,
         }
         folder.mkdir(parents=True, exist_ok=True)
         # Both names have the rank: whoever lists the folder meanwhile knows whose file it is.
@@ -77,7 +79,7 @@ class Sidecar:
 
 def file_name(rank: int) -> str:
     """Return the name of a rank's file in the tag's folder."""
-    return f"loop_rng_state_{rank:05d}.json"
+    return f"{SIDECAR_PREFIX}{rank:05d}.json"
 
 
 def capture_random_states() -> dict[str, Any]:

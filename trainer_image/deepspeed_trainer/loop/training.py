@@ -203,7 +203,10 @@ class Loop:
 
     def _write_sidecar(self, folder: Path) -> None:
         sidecar = Sidecar(
-            step=self.step, chain=self._flush(), random_states=capture_random_states()
+            step=self.step,
+            chain=self._flush(),
+            random_states=capture_random_states(),
+            record=self._journal.take_since_save() if self._has_begun else (),
         )
         sidecar.write(folder, self._rank)
 

@@ -151,6 +151,22 @@ def test_samples_that_are_not_those_of_the_order_are_found() -> None:
     assert findings == ["step 2: rank 0 was given other samples than the order says"]
 
 
+def test_what_lies_with_checkpoints_fills_what_a_file_lost() -> None:
+    """As where records go to a bucket now and then, and the pod was lost in between."""
+    first, second = record([Attempt(0, 6)])
+    lost = [Segment(first.start, first.steps[:2]), second]
+    parts = [Segment(first.start, first.steps[at : at + 2]) for at in (0, 2, 4)]
+    assert join([*lost, *parts]) == join([first, second])
+    assert len(join(lost).steps) == 2
+
+
+def test_two_records_that_contradict_each_other_are_found() -> None:
+    first, second = record([Attempt(0, 2)])
+    other = (first.steps[0], replace(first.steps[1], losses=(to_bits(0.0),) * 2))
+    findings = join([first, second, rechained(Segment(first.start, other))]).findings
+    assert findings == ["attempt 1 has two records of rank 0 that are not the same"]
+
+
 def test_a_gap_between_attempts_is_found() -> None:
     segments = [each for each in record([Attempt(0, 6), Attempt(6, 8)]) if each.start.attempt == 2]
     assert join(segments).findings == [
