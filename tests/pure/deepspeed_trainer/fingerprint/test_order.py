@@ -1,10 +1,11 @@
 """The one order gives every sample once an epoch, to whoever asks and however many they are."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspeed_trainer.fingerprint.order import Layout, Order, sample_seed
 
+on_any_machine = settings(deadline=None, max_examples=50)
 lengths = st.integers(1, 300)
 seeds = st.integers(0, 2**32)
 layouts = st.builds(
@@ -15,6 +16,7 @@ layouts = st.builds(
 )
 
 
+@on_any_machine
 @given(seeds, lengths, st.integers(0, 5), st.booleans())
 def test_every_epoch_holds_every_sample_once(
     seed: int, length: int, epoch: int, is_shuffled: bool
@@ -24,6 +26,7 @@ def test_every_epoch_holds_every_sample_once(
     assert sorted(order.sample_at(place) for place in places) == list(range(length))
 
 
+@on_any_machine
 @given(layouts, st.integers(0, 10_000))
 def test_the_ranks_share_a_steps_samples_and_none_is_left(layout: Layout, start: int) -> None:
     dealt = [

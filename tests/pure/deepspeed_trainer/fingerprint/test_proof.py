@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspeed_trainer.fields import ContractError
@@ -13,6 +13,7 @@ from deepspeed_trainer.fingerprint.proof import compare, join
 from deepspeed_trainer.fingerprint.record import Segment, from_bits, read_segments, to_bits
 from tests.pure.deepspeed_trainer.fingerprint.runs import ORDER, PAIR, Attempt, rechained, record
 
+on_any_machine = settings(deadline=None, max_examples=50)
 ALONE = Layout(world_size=1, micro_batch=4, accumulation=2)
 FOUR = Layout(world_size=4, micro_batch=2, accumulation=1)
 
@@ -27,6 +28,7 @@ def killed_runs(draw: st.DrawFn) -> list[Attempt]:
     return attempts
 
 
+@on_any_machine
 @given(killed_runs())
 def test_a_run_that_was_killed_is_proven_and_equals_the_undisturbed_one(
     attempts: list[Attempt],
@@ -40,6 +42,7 @@ def test_a_run_that_was_killed_is_proven_and_equals_the_undisturbed_one(
     assert compare(history, calm, tolerance=None) is None
 
 
+@on_any_machine
 @given(killed_runs(), st.randoms(use_true_random=False))
 def test_the_order_in_which_records_are_found_does_not_matter(
     attempts: list[Attempt], dice: random.Random
@@ -217,6 +220,7 @@ def test_steps_that_came_out_differently_when_done_again_are_counted() -> None:
     assert (history.redone, history.redone_alike) == (3, 2)
 
 
+@on_any_machine
 @given(killed_runs())
 def test_what_is_written_is_read(attempts: list[Attempt]) -> None:
     segments = record(attempts)
@@ -250,6 +254,7 @@ def test_any_other_line_that_makes_no_sense_is_an_error(line: str, sentence: str
         read_segments(text, "rank")
 
 
+@on_any_machine
 @given(st.floats())
 def test_bits_are_the_number(value: float) -> None:
     assert to_bits(from_bits(to_bits(value))) == to_bits(value)
