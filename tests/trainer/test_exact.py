@@ -1,12 +1,16 @@
 """A run that is killed again and again ends with the bits of one that never was."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from deepspeed_trainer.contract import EXIT_PROGRAM_FAILED, EXIT_SUCCEEDED
 from deepspeed_trainer.fingerprint.proof import History, compare, join
 from deepspeed_trainer.fingerprint.record import read_segments
 from tests.trainer.attempts import CONFIG, Job, Outcome
-from tests.trainer.raycluster import RayCluster
+from tests.trainer.raycluster import PROGRAMS, ROOT, RayCluster
 
 ACCUMULATING = {**CONFIG, "gradient_accumulation_steps": 2}
 KILLS = ("1:forward:4", "0:accumulation:5", "1:save:6", "0:hash:8")
@@ -43,3 +47,36 @@ def test_a_run_killed_in_every_phase_ends_as_the_undisturbed_one(
     assert compare(one, other, tolerance=None) is None
     assert other.redone > 0
     assert other.redone_alike == other.redone
+
+
+def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program under torchrun, with nothing of the operator around it."""
+    config = folder.parent / "config.json"
+    config.write_text(json.dumps(ACCUMULATING))
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("DSJOB_")}
+    env = {**ours, "PYTHONPATH": str(ROOT / "trainer_image"), "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(PROGRAMS / "exact.py"), f"--folder={folder}", "--deepspeed_config", str(config)]
+    return subprocess.run(
+        [*command, *words], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_under_torchrun_alone_it_is_the_same(tmp_path: Path) -> None:
+    """Also with workers that read ahead, which a kill makes forget."""
+    calm = launch(tmp_path / "calm")
+    assert calm.returncode == 0, calm.stderr[-3000:]
+    assert launch(tmp_path / "cut", "--workers=1", "--kill=1:save:4").returncode != 0
+    resumed = launch(tmp_path / "cut", "--workers=1")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    one, other = history(tmp_path / "calm"), history(tmp_path / "cut")
+    assert (one.findings, other.findings) == ([], [])
+    assert [start.step for start in other.starts] == [0, 2]
+    assert (len(other.steps), compare(one, other, tolerance=None)) == (9, None)
+    assert (other.redone, other.redone_alike) == (2, 2)
+    said = [
+        {line for line in run.stdout.splitlines() if line.startswith('{"step"')}
+        for run in (calm, resumed)
+    ]
+    assert said[0] == said[1] != set()

@@ -123,6 +123,8 @@ def tensors_of(engine: Any) -> Iterator[torch.Tensor]:
 
 def main() -> None:
     args = PARSER.parse_args()
+    # Outside a job nobody keeps DeepSpeed from compiling an op that ZeRO never calls.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     model, data, inner = load_parts(args)
