@@ -7,56 +7,21 @@ in Ray's own workers, and share one log without a rank on its lines.  After the 
 nothing can be read here; then it is said where the files are.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from deepspeed_operator.cli.ends import NotThere, Unavailable, WrongUse
-from deepspeed_operator.cli.picture import Job, condition, describe, is_true, printable
+from deepspeed_operator.cli.ends import NotThere, WrongUse
+from deepspeed_operator.cli.picture import Job, condition, describe, is_true
+from deepspeed_operator.cli.podfiles import Place, find_head, read_files
 from deepspeed_trainer.contract import STORAGE_MOUNT
 
 POLL_S: Final = 1.0
-MOST_BYTES: Final = 256 * 1024
-HEAD_CONTAINER: Final = "ray-head"
 RAY_LOGS: Final = "/tmp/ray/session_latest/logs"  # noqa: S108  in the pod
 RANK_LINE: Final = re.compile(r"\[rank (\d+)\] (.*)")
 RANK_FILE: Final = re.compile(r"rank-(\d+)\.log")
-
-READER: Final = """
-import json, pathlib, sys
-want = json.loads(sys.argv[1])
-left, found = want["most"], {}
-for path in sorted(pathlib.Path(want["folder"]).glob(want["pattern"])):
-    start = want["offsets"].get(path.name, 0)
-    with path.open("rb") as file:
-        file.seek(start)
-        data = file.read(left)
-    is_cut, whole = len(data) == left, data[: data.rfind(b"\\n") + 1]
-    if is_cut or not want["over"]:
-        data = whole or (data if is_cut else b"")
-    if data:
-        left -= len(data)
-        found[path.name] = [start + len(data), data.decode(errors="replace")]
-    if is_cut:
-        break
-print(json.dumps(found))
-"""
-
-
-class Place(Protocol):
-    """Where jobs and their pods are."""
-
-    def job(self, name: str) -> Job:
-        """Read a job."""
-
-    def pods(self, job: str) -> list[dict[str, Any]]:
-        """Read the pods of a job."""
-
-    def execute(self, pod: str, container: str, command: list[str]) -> str:
-        """Run a command in a pod and return what it printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +76,8 @@ class LogReader:
         if attempt["number"] != self._attempt:
             self._attempt, self._offsets = attempt["number"], {}
             self.note(f"attempt {self._attempt}:")
-        order = {**self._order(job, attempt), "offsets": self._offsets, "most": MOST_BYTES}
-        command = ["python", "-c", READER, json.dumps({**order, "over": over})]
-        for name, (offset, text) in self._parse(self.place.execute(head, HEAD_CONTAINER, command)):
+        order = {**self._order(job, attempt), "offsets": self._offsets, "over": over}
+        for name, (offset, text) in read_files(self.place, head, order).items():
             self._offsets[name] = offset
             yield from self._pick(name, text)
 
@@ -130,13 +94,7 @@ class LogReader:
 
     def _find_head(self, attempt: Mapping[str, Any]) -> str | None:
         """Return the name of the running head pod of an attempt."""
-        for pod in self.place.pods(self.wanted.name):
-            labels = pod["metadata"].get("labels", {})
-            place = (labels.get("ray.io/cluster"), labels.get("ray.io/node-type"))
-            running = pod.get("status", {}).get("phase") == "Running"
-            if place == (attempt["cluster"], "head") and running:
-                return str(pod["metadata"]["name"])
-        return None
+        return find_head(self.place.pods(self.wanted.name), attempt["cluster"])
 
     def _explain(self, job: Job, attempt: Mapping[str, Any] | None, *, over: bool) -> None:
         """Say why nothing can be read; raises NotThere unless waiting may help."""
@@ -169,17 +127,6 @@ class LogReader:
             return {"folder": _logs_folder(job, attempt), "pattern": "driver.log"}
         pattern = "rank-*.log" if rank is None else f"rank-{rank:05d}.log"
         return {"folder": _logs_folder(job, attempt), "pattern": pattern}
-
-    def _parse(self, answer: str) -> Iterator[tuple[str, tuple[int, str]]]:
-        """Read an answer that comes from the user's image."""
-        try:
-            found = json.loads(answer)
-            for name, (offset, text) in found.items():
-                yield str(name), (int(offset), str(text))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise Unavailable(
-                f"the head's Python answers nonsense: {printable(answer[:300])}"
-            ) from error
 
     def _pick(self, name: str, text: str) -> Iterator[str]:
         of_one = RANK_FILE.fullmatch(name)

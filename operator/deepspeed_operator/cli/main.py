@@ -19,11 +19,12 @@ from rich.console import Console
 from typing_extensions import override
 
 from deepspeed_operator.cli import manifests, picture
-from deepspeed_operator.cli.ends import CliError, Denied, Exit, Unavailable
+from deepspeed_operator.cli.ends import CliError, Denied, Exit, Unavailable, WrongUse
 from deepspeed_operator.cli.follow import Follower
 
 if TYPE_CHECKING:
     from deepspeed_operator.cli.cluster import Cluster
+    from deepspeed_trainer.fingerprint.proof import History
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -162,6 +163,59 @@ def logs(
     wanted = Wanted(name, rank, attempt, follow)
     for line in LogReader(_open(where), wanted, partial(click.echo, err=True)).lines():
         click.echo(line)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option(
+    "--path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with a run's records, instead of NAME.",
+)
+@click.option("--against", metavar="NAME", help="Compare with this job, step by step.")
+@click.option(
+    "--against-path",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The same with a folder.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    help="Share that losses and norms may differ by. Default: no bit; needed across a resize.",
+)
+@cluster_options
+def verify(
+    *,
+    name: str | None,
+    path: Path | None,
+    against: str | None,
+    against_path: Path | None,
+    tolerance: float | None,
+    **where: str | None,
+) -> None:
+    """Prove that a run skipped and repeated no sample, and that two runs did the same.
+
+    For programs that train with deepspeed_trainer.loop. A job is read through its head's pod.
+    """
+    from deepspeed_operator.cli import verify as hands  # noqa: PLC0415  see above
+
+    def look(job: str | None, folder: Path | None) -> "History":
+        if (job is None) == (folder is None):
+            raise WrongUse("name a job or give a folder of records, one of the two")
+        if folder is not None:
+            return hands.understand(hands.read_folder(folder))
+        return hands.understand(hands.read_job(_open(where), str(job)))
+
+    history = look(name, path)
+    reports = [hands.prove(name or str(path), history)]
+    if against is not None or against_path is not None:
+        other = look(against, against_path)
+        reports.append(hands.prove(against or str(against_path), other))
+        reports.append(hands.judge(history, other, tolerance))
+    for line in (line for each in reports for line in each.lines):
+        click.echo(picture.printable(line))
+    if not all(each.is_proven for each in reports):
+        sys.exit(Exit.FAILED)
 
 
 @main.command("list")

@@ -159,7 +159,7 @@ def test_ranks_in_rays_own_workers_share_a_log(tmp_path: Path, kind: str) -> Non
 def test_a_long_log_is_read_in_parts_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepspeed_operator.cli.logs.MOST_BYTES", 12)
+    monkeypatch.setattr("deepspeed_operator.cli.podfiles.MOST_BYTES", 12)
     machine = Machine(tmp_path, a_job(an_attempt(), finished=True))
     said = [f"{n:04d}" for n in range(10)]
     machine.write(0, "\n".join(said))

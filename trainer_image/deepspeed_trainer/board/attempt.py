@@ -28,6 +28,7 @@ from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.progress import (
     MAX_LINE_CHARS,
+    MAX_MESSAGE_CHARS,
     MAX_OVERRIDES,
     Cause,
     Failure,
@@ -58,6 +59,7 @@ class Attempt:
         self._figures = Figures()
         self._resumed_from: ResumedFrom | None = None
         self._overrides: list[str] = []
+        self._advice: str | None = None
         self._failure: Failure | None = None
         self._round_failure: Failure | None = None
         self._is_judged = False
@@ -86,6 +88,8 @@ class Attempt:
                 self.note_metrics(rank, fact["values"])
             case "ignored":
                 self.note_ignored(rank, fact)
+            case "advice":
+                self._advice = fact["message"]
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
             case unknown:
@@ -276,7 +280,7 @@ class Attempt:
             resumed_from=self._resumed_from,
             failure=self._failure,
             updated_at=self._updated_at,
-            notice=find_notice(self._ranks) or self.resuming.passed_over,
+            notice=self._notice(),
             overrides=tuple(self._overrides),
             restarts=self.restarts,
             last_restarts=tuple(self._rounds.last),
@@ -362,3 +366,7 @@ class Attempt:
 
     def _find_failure(self, verdict: Verdict) -> Failure | None:
         return self._round_failure or find_failure(self.contract, self._ranks, verdict)
+
+    def _notice(self) -> str | None:
+        told = (find_notice(self._ranks), self.resuming.passed_over, self._advice)
+        return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None

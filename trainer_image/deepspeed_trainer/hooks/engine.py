@@ -11,6 +11,7 @@ from typing import Any
 
 from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.meter import format_decimal
+from deepspeed_trainer.hooks.models import ModelWatch
 from deepspeed_trainer.hooks.patching import Patch
 from deepspeed_trainer.hooks.saves import SaveWatch
 from deepspeed_trainer.hooks.steps import StepWatch
@@ -25,6 +26,7 @@ class EngineWatch:
         self._report = report
         self._steps = StepWatch(rank, report)
         self._saves = SaveWatch(rank, report, self._steps)
+        self._models = ModelWatch(rank, report)
 
     def patches(self, *, makes_group: bool = False) -> Mapping[str, Patch]:
         """Return patches by module name; `makes_group` where the program makes its own group."""
@@ -45,6 +47,7 @@ class EngineWatch:
         """Wrap the engine's methods."""
         self._steps.patch(module.DeepSpeedEngine)
         self._saves.patch(module.DeepSpeedEngine)
+        self._models.patch(module.DeepSpeedEngine)
         _spare_the_compiler()
 
     def patch_monitor(self, module: ModuleType) -> None:

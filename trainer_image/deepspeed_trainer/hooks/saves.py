@@ -33,6 +33,7 @@ class SaveWatch:
 
     def patch(self, engine: Any) -> None:
         """Wrap the methods of the class DeepSpeedEngine."""
+        engine.dsjob_write_beside = None  # see deepspeed_trainer.loop.engine.add_to_saves
         engine.save_checkpoint = self._wrap_save(engine.save_checkpoint)
         engine.load_checkpoint = self._wrap_load(engine.load_checkpoint)
 
@@ -61,6 +62,8 @@ class SaveWatch:
             folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
             before = self._guard.call(self._begin_save, folder, named)
             result = save(engine, save_dir, tag, *args, **kw)
+            if engine.dsjob_write_beside is not None:
+                engine.dsjob_write_beside()
             self._guard.call(self._note_saved, engine, folder, named, before)
             return result
 

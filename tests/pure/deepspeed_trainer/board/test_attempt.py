@@ -167,6 +167,16 @@ def test_a_broken_hook_fails_no_job_and_is_shown() -> None:
     assert "no such attribute" in (attempt.progress().notice or "")
 
 
+def test_advice_of_a_hook_is_shown_beside_what_is_missing() -> None:
+    attempt = a_running_attempt()
+    attempt.take(0, {"kind": "advice", "message": "build it sharded"}, 1.0)
+    assert attempt.progress().notice == "build it sharded"
+    attempt.note_hook(1, "no such attribute")
+    notice = attempt.progress().notice or ""
+    assert notice.startswith("progress unavailable on rank 1")
+    assert notice.endswith("; build it sharded")
+
+
 def test_a_lost_supervisor_is_a_lost_pod() -> None:
     attempt = a_running_attempt()
     attempt.conclude(Verdict(lost={1: "the actor died"}), 2.0)
