@@ -5,25 +5,31 @@ runs them against the pinned versions.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
+from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.hooks.guard import Guard
+from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.meter import format_decimal
+from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
 from deepspeed_trainer.hooks.saves import SaveWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
 
+SAVES: Final = ("save_checkpoint", "save_16bit_model")
+
 
 class EngineWatch:
     """Follows what a rank's engine does and reports it."""
 
-    def __init__(self, rank: int, report: Report) -> None:
+    def __init__(self, rank: int, report: Report, open_page: Callable[[], Page]) -> None:
         self._rank = rank
         self._report = report
-        self._steps = StepWatch(rank, report)
+        self._heartbeat = Heartbeat(open_page, report)
+        self._steps = StepWatch(rank, report, self._heartbeat)
         self._saves = SaveWatch(rank, report, self._steps)
 
     def patches(self, *, makes_group: bool = False) -> Mapping[str, Patch]:
@@ -45,7 +51,23 @@ class EngineWatch:
         """Wrap the engine's methods."""
         self._steps.patch(module.DeepSpeedEngine)
         self._saves.patch(module.DeepSpeedEngine)
+        for name in SAVES:
+            self._heartbeat.around(module.DeepSpeedEngine, name, Phase.SAVE)
+        self._heartbeat.around(module.DeepSpeedEngine, "load_checkpoint", Phase.LOAD)
+        self._watch_waits()
         _spare_the_compiler()
+
+    def _watch_waits(self) -> None:
+        """Take the time of every blocking collective; an asynchronous one blocks in the same call.
+
+        On a GPU this call returns at once and the device waits, so nothing is taken off there.
+        """
+        from torch.distributed import is_available  # noqa: PLC0415  being imported right now
+
+        if is_available():
+            from torch.distributed.distributed_c10d import Work  # noqa: PLC0415
+
+            self._heartbeat.watch_waits(Work)
 
     def patch_monitor(self, module: ModuleType) -> None:
         """Turn the events of DeepSpeed's monitor into metrics, whether a monitor is on or not."""

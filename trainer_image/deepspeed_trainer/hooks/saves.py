@@ -99,7 +99,7 @@ class SaveWatch:
             step = self._saved.get(folder, int(engine.global_steps))
             if _is_chosen(folder, resumed):
                 step, attempt, below = resumed.step, resumed.attempt, resumed.path
-            self._steps.start_from(step)
+            self._steps.start_from(engine, step)
         self._report(
             {
                 "kind": "loaded",

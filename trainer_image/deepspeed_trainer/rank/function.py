@@ -22,6 +22,7 @@ import torch.distributed
 from deepspeed_trainer.board.ranks import Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.engine import EngineWatch
+from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.reports import answer_for
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -78,7 +79,8 @@ class _Agent:
         self._facts = FactBuffer(contract, rank)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
-        self._watch = EngineWatch(rank, self._facts.put)
+        page = Page.anonymous()
+        self._watch = EngineWatch(rank, self._facts.put, lambda: page)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 
     def wait_for_start(self) -> Resumed:
