@@ -7,9 +7,9 @@ taken off, so that a rank that is slow by itself can be told from those that wai
 
 import functools
 import os
-import threading
 import time
 from collections.abc import Callable
+from threading import get_ident as _thread_id
 from typing import Any, Final
 
 from deepspeed_trainer.board.beats import Phase
@@ -44,11 +44,12 @@ class Heartbeat:
         self._thread: int | None = None
         self._is_off = False
         self._outer: list[int] = []
+        self._beats = 0
         self._phase = _PROGRAM
         self._entered_at = 0.0
         self._stays = [0] * len(PHASES)
         self._longest = [0.0] * len(PHASES)
-        self._longest_before = [0.0] * len(PHASES)
+        self._before = [0.0] * len(PHASES)
         self._step_began_at = 0.0
         self._waited_s = 0.0
         self._aside_s = 0.0
@@ -79,25 +80,25 @@ class Heartbeat:
             try:
                 return original(*args, **kwargs)
             finally:
-                if self._phase not in _ASIDE and threading.get_ident() == self._thread:
+                if self._phase not in _ASIDE and _thread_id() == self._thread:
                     self._waited_s += clock() - began
 
         work.wait = wait
 
     def enter(self, phase: Phase) -> None:
         """A phase begins, inside of the one that is on."""
-        if self._is_heard():
+        if _thread_id() == self._thread or self._is_first():
             self._outer.append(self._phase)
             self._turn_to(_NUMBER[phase])
 
     def leave(self) -> None:
         """The phase that began last ends; the one around it goes on."""
-        if self._outer and self._is_heard():
+        if _thread_id() == self._thread and self._outer:
             self._turn_to(self._outer.pop())
 
     def note_step(self, done: int) -> None:
         """An optimizer step of the engine that counts was done."""
-        if self._thread is None or not self._is_heard():
+        if _thread_id() != self._thread:
             return
         cells, now = self._cells, self._clock()
         own_s = now - self._step_began_at - self._waited_s - self._aside_s
@@ -110,26 +111,25 @@ class Heartbeat:
 
     def start_from(self, step: int) -> None:
         """A load brought this step back."""
-        if self._thread is not None and not self._is_off:
+        if self._thread is not None:
             self._cells[cell.STEP] = step
 
-    def _is_heard(self) -> bool:
-        if self._thread is None and not self._is_off:
-            self._start()
-        return not self._is_off and threading.get_ident() == self._thread
-
-    def _start(self) -> None:
+    def _is_first(self) -> bool:
+        """Open the page for the first thread that comes; True when it now is this one's."""
+        if self._thread is not None or self._is_off:
+            return False
         try:
             self._cells = self._open_page().cells
         except OSError as error:
             self._is_off = True
             self._report({"kind": "hook", "failure": f"no heartbeats: {error!r}"[:500]})
-            return
-        self._thread = threading.get_ident()
+            return False
+        self._thread = _thread_id()
         self._cells[cell.PID] = os.getpid()
         self._cells[cell.THREAD] = self._thread
         self._entered_at = self._clock()
         self._begin_step(self._entered_at)
+        return True
 
     def _begin_step(self, now: float) -> None:
         self._step_began_at, self._waited_s, self._aside_s = now, 0.0, 0.0
@@ -139,17 +139,22 @@ class Heartbeat:
         stay_s = now - self._entered_at
         if left in _ASIDE:
             self._aside_s += stay_s
-        cells[cell.TURN] += 1
-        cells[cell.LONGEST_S + left] = self._note_stay(left, stay_s)
-        cells[cell.BEATS] += 1
-        cells[cell.PHASE] = self._phase = phase
-        cells[cell.ENTERED_AT] = self._entered_at = now
-        cells[cell.TURN] += 1
+        longest_s = self._note_stay(left, stay_s)
+        self._phase, self._entered_at = phase, now
+        self._beats += 1
+        cells[cell.TURN] = turn = cells[cell.TURN] + 1
+        cells[cell.LONGEST_S + left] = longest_s
+        cells[cell.BEATS] = self._beats
+        cells[cell.PHASE] = phase
+        cells[cell.ENTERED_AT] = now
+        cells[cell.TURN] = turn + 1
 
     def _note_stay(self, phase: int, stay_s: float) -> float:
         """Return the longest of the phase's last stays, between WINDOW and twice as many."""
-        self._stays[phase] += 1
-        if self._stays[phase] % WINDOW == 0:
-            self._longest_before[phase], self._longest[phase] = self._longest[phase], 0.0
-        self._longest[phase] = max(self._longest[phase], stay_s)
-        return max(self._longest[phase], self._longest_before[phase])
+        stays = self._stays[phase] = self._stays[phase] + 1
+        if stays % WINDOW == 0:
+            self._before[phase], self._longest[phase] = self._longest[phase], 0.0
+        longest, before = self._longest[phase], self._before[phase]
+        if stay_s > longest:
+            longest = self._longest[phase] = stay_s
+        return max(before, longest)
