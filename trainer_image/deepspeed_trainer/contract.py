@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from deepspeed_trainer.fields import ContractError, Fields, read_object
+from deepspeed_trainer.hangs import HangPolicy
 from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
     MAX_PROGRESS_BYTES,
@@ -36,6 +37,7 @@ __all__ = [
     "Entrypoint",
     "EntrypointKind",
     "Failure",
+    "HangPolicy",
     "JobRef",
     "Keep",
     "Manifest",
@@ -263,6 +265,7 @@ class RunContract:
     """How long the driver waits for all worker pods to join."""
     stop_grace_s: int = 10
     """Seconds between SIGTERM and SIGKILL when ranks are stopped."""
+    hang: HangPolicy = field(default_factory=HangPolicy)
     version: int = CONTRACT_VERSION
 
     @property
@@ -281,6 +284,7 @@ class RunContract:
         plain["job"] = self.job.to_wire()
         plain["entrypoint"] = self.entrypoint.to_wire()
         plain["keep"] = self.keep.to_wire()
+        plain["hang"] = self.hang.to_wire()
         return json.dumps(plain, sort_keys=True, default=dict, allow_nan=False)
 
     @classmethod
@@ -313,6 +317,7 @@ class RunContract:
             distributed=fields.flag("distributed"),
             ranks_timeout_s=fields.whole("ranks_timeout_s", low=1, high=86_400),
             stop_grace_s=fields.whole("stop_grace_s", high=3600),
+            hang=HangPolicy.from_fields(fields.section("hang")),
         )
         fields.refuse_unknown()
         return contract

@@ -62,6 +62,8 @@ class Cause(StrEnum):
     """The ranks do not lie on the wanted number of pods."""
     EARLY_EXIT = "EarlyExit"
     """A rank ended with exit code 0 while others went on stepping."""
+    HANG = "Hang"
+    """No rank moved for longer than its phase may last; the message names who is waited for."""
     CHECKPOINT_CORRUPT = "CheckpointCorrupt"
     """A checkpoint's file differs from its manifest; the next attempt takes the one before."""
     RANKS_MISSING = "RanksMissing"
