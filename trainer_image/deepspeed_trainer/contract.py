@@ -83,6 +83,8 @@ ATTEMPT_ENV: Final = "DSJOB_ATTEMPT"
 RUN_ENV: Final = "DSJOB_RUN"
 """What a user's program may read; it need not know any of them."""
 
+STACKS_DIR: Final = "stacks"
+"""Below an attempt's folder: the stack dumps of its ranks."""
 MAX_CONTRACT_BYTES: Final = 512 * 1024
 
 _DNS_NAME: Final = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.hooks import stackdump
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.wire import (
@@ -18,6 +19,7 @@ from deepspeed_trainer.hooks.wire import (
     PAGE_FILE,
     PROGRAM_ENV,
     SOCKET_ENV,
+    STACKS_FILE,
     SUPERVISOR_ENV,
     Wire,
 )
@@ -87,6 +89,7 @@ def _install_in_rank(path: str, *, goes_down: bool) -> None:
     # A command per node reaches its ranks' sockets through links.
     folder = Path(path).resolve().parent
     open_page = functools.partial(Page.create, folder / PAGE_FILE)
+    stackdump.install(folder / STACKS_FILE)
     watch = EngineWatch(int(os.environ["RANK"]), wire.report, open_page)
     PatchOnImport(watch.patches(makes_group=True), wire.report).install()
     if not goes_down:

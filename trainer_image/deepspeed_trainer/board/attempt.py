@@ -25,6 +25,7 @@ from deepspeed_trainer.board.ranks import (
     find_misplacement,
 )
 from deepspeed_trainer.board.saves import OpenSaves, Save
+from deepspeed_trainer.board.vigil import Vigil
 from deepspeed_trainer.contract import EntrypointKind, RunContract
 from deepspeed_trainer.progress import (
     MAX_LINE_CHARS,
@@ -63,6 +64,7 @@ class Attempt:
         self.saves = OpenSaves(contract.world_size)
         self.checkpoint: SavedCheckpoint | None = None
         self.versions: dict[str, str] = {}
+        self._vigil = Vigil(contract)
         self._ranks: dict[int, RankState] = {}
         self._figures = _Figures()
         self._resumed_from: ResumedFrom | None = None
@@ -96,6 +98,8 @@ class Attempt:
                 self.note_metrics(rank, fact["values"])
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
+            case "beat" | "stack":
+                self._vigil.take(rank, fact, now)
             case unknown:
                 raise ValueError(f"rank {rank} sent a fact of unknown kind {unknown!r}")
 
@@ -105,6 +109,7 @@ class Attempt:
         self._ranks[rank] = RankState(
             hello["pod"], hello["pod_uid"], hello["address"], int(hello["port"])
         )
+        self._vigil.note_hello(rank, hello["pod"])
         if self._is_complete:
             self.phase = RunPhase.RUNNING
             per_node = self.contract.entrypoint.per == "Node"
@@ -218,6 +223,7 @@ class Attempt:
         self._updated_at = now
         self._first_end_at = self._first_end_at or now
         state.end = self._describe_end(rank, state, **end)
+        self._vigil.note_end(rank)
         if self.phase is RunPhase.RUNNING:
             self.phase = RunPhase.FINISHING
 
@@ -250,6 +256,9 @@ class Attempt:
 
     def orders(self, rank: int, now: float) -> Orders:
         """Return what a rank shall do now."""
+        hang = self._vigil.look(rank, now) if self._is_complete else None
+        if hang is not None:
+            self.fail(hang)
         must_stop = self._must_stop(now)
         is_ready = self._resume is not None and len(self._prepared) == self.contract.world_size
         return Orders(
@@ -259,6 +268,7 @@ class Attempt:
             resume=self._resume,
             upload=self.saves.upload,
             newest_save=self.saves.newest,
+            dump=self._vigil.dump_for(rank),
         )
 
     def progress(self) -> Progress:
@@ -282,7 +292,7 @@ class Attempt:
             first_step=first.first_step if first else None,
             failure=self._failure,
             updated_at=self._updated_at,
-            notice=self._notice(),
+            notice=self._notice() or self._vigil.find_notice(),
             overrides=tuple(self._overrides),
         )
 

@@ -75,7 +75,8 @@ class Watchdog:
         self._starts += 1
         self._ranks = {rank: _Rank() for rank in range(self._world_size)}
         self._ended: set[int] = set()
-        self._looked_at = float("-inf")
+        self.last_look = float("-inf")
+        """When it was asked last."""
         self._calm_down()
 
     # What comes in.
@@ -128,10 +129,10 @@ class Watchdog:
 
     def look(self, now: float) -> Hang | None:
         """Decide; looks twice a second at most, however often it is asked."""
-        if not self._policy.enabled or now - self._looked_at < LOOK_EVERY_S:
+        if now - self.last_look < LOOK_EVERY_S:
             return None
-        self._looked_at = now
-        if not self.is_armed or not self._is_overdue(now):
+        self.last_look = now
+        if not self._policy.enabled or not self.is_armed or not self._is_overdue(now):
             self._calm_down()
             return None
         if self._round is None:

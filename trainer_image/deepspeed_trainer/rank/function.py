@@ -31,6 +31,7 @@ from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
 from deepspeed_trainer.rank.starting import Starting
+from deepspeed_trainer.rank.vitals import Vitals
 
 
 def run_function(config: Mapping[str, Any]) -> Any:
@@ -80,6 +81,7 @@ class _Agent:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
         page = Page.anonymous()
+        self._vitals = Vitals(contract, rank, page)
         self._watch = EngineWatch(rank, self._facts.put, lambda: page)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 
@@ -117,8 +119,10 @@ class _Agent:
 
     def _talk(self) -> None:
         while not self._ended.wait(self._tick_s):
-            if self._sync().must_stop:
+            orders = self._sync(*self._vitals.facts())
+            if orders.must_stop:
                 os.kill(os.getpid(), signal.SIGKILL)
+            self._vitals.obey(orders.dump)
 
 
 def _prepare_process(contract: RunContract, resumed: Resumed) -> None:

@@ -35,6 +35,7 @@ from deepspeed_trainer.rank.link import (
 )
 from deepspeed_trainer.rank.node import NodeFolder, RankEnding
 from deepspeed_trainer.rank.starting import Starting
+from deepspeed_trainer.rank.vitals import Vitals
 
 LOGS_EVERY_S: Final = 60.0
 """How often logs go to a bucket while the program runs; a volume has them at once."""
@@ -67,6 +68,7 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
         self._ear = HookEar(self._folder / "hook", self._facts.put)
+        self._vitals = Vitals(contract, rank, self._folder)
 
     def run(self) -> None:
         """Wait for all ranks, run the script, wait until the board lets go."""
@@ -141,7 +143,7 @@ class Supervisor:
             return node.conclude(self._follow(child))
         while (ending := node.read_ending()) is None:
             sleep(self._tick_s)
-            self._sync()
+            self._talk()
         return ending
 
     def _job_env(self) -> dict[str, str]:
@@ -152,6 +154,13 @@ class Supervisor:
 
     def _follow(self, child: ChildProcess) -> RankEnding:
         while (code := child.wait(self._tick_s)) is None:
-            if self._sync().must_stop:
+            if self._talk().must_stop:
                 child.stop(self._contract.stop_grace_s)
         return RankEnding(code, child.was_stopped, tuple(child.tail))
+
+    def _talk(self) -> Orders:
+        """Tell what is new while the program runs, and take the dump that is wanted."""
+        orders = self._sync(*self._vitals.facts())
+        if not orders.must_stop:
+            self._vitals.obey(orders.dump)
+        return orders
