@@ -56,6 +56,12 @@ def build_contract(
         keep=_build_keep(spec.checkpoint.keep),
         resume=spec.checkpoint.resume.mode,
         head_pod_uid=head_uid,
+        hang=contract.HangPolicy(
+            enabled=spec.hang.enabled,
+            min_s=spec.hang.min_seconds,
+            factor=spec.hang.factor,
+            start_deadline_s=spec.hang.start_deadline_seconds,
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from deepspeed_trainer.board.beats import Beat, DumpOrder, Stack
 from deepspeed_trainer.board.failures import name_ranks
+from deepspeed_trainer.board.straggler import Count, StragglerWatch
 from deepspeed_trainer.board.watchdog import Watchdog
 from deepspeed_trainer.contract import STACKS_DIR, RunContract, attempt_dir
 from deepspeed_trainer.progress import MAX_MESSAGE_CHARS, Cause, Failure
@@ -21,12 +22,14 @@ class Vigil:
     def __init__(self, contract: RunContract) -> None:
         self._contract = contract
         self._watchdog = Watchdog(contract.hang, contract.world_size)
+        self._stragglers = StragglerWatch(contract.world_size)
         self._pods: dict[int, str] = {}
         self._started_at: float | None = None
 
     def restart(self) -> None:
         """Forget the ranks: they start anew."""
         self._watchdog.restart()
+        self._stragglers.restart()
         self._started_at = None
 
     def note_hello(self, rank: int, pod: str) -> None:
@@ -42,6 +45,9 @@ class Vigil:
         if fact["kind"] == "beat":
             beat = Beat.from_fact(fact)
             self._watchdog.note_beat(rank, beat, now)
+            count = Count(beat.steps, beat.own_s)
+            # One rank's heartbeats are as good as any to look at all by.
+            self._stragglers.note(rank, count, now, self._pods, looks=rank == 0)
         else:
             self._watchdog.note_stack(rank, fact["number"], Stack(**fact["stack"]))
 
@@ -62,7 +68,8 @@ class Vigil:
 
     def find_notice(self) -> str | None:
         """Return what people should know of the ranks, in one sentence."""
-        return self._find_silence()
+        slow = self._stragglers.slow
+        return slow.sentence if slow else self._find_silence()
 
     def _find_silence(self) -> str | None:
         """Say that nothing is seen of ranks that have had the time to start."""

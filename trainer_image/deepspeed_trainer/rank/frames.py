@@ -76,21 +76,22 @@ def find_place(frames: Sequence[Frame]) -> str | None:
 
 def find_collective(frames: Sequence[Frame]) -> str | None:
     """Return the collective that a stack waits in, or None when it does not wait for others."""
-    if not frames or not _is_wait(frames[0]):
+    in_call = bool(frames) and frames[0].file.endswith(_COLLECTIVES)
+    if not in_call and not any(_is_wait(frame) for frame in frames):
         return None
     for frame in frames:
         if frame.file.endswith(_COLLECTIVES) and not frame.function.startswith("_"):
             return frame.function
     # An asynchronous one does not say which it was; who waits for it does.
-    for frame in frames:
-        if not _is_wait(frame) and frame.function not in _PLUMBING:
+    below = next((n for n, frame in enumerate(frames) if _is_wait(frame)), 0)
+    for frame in frames[below:]:
+        if frame.function not in _PLUMBING:
             return f"a collective of {frame.function}"
     return "a collective"
 
 
 def _is_wait(frame: Frame) -> bool:
-    is_our_wait = frame.file.endswith(_WAIT) and frame.function == "wait"
-    return is_our_wait or frame.file.endswith(_COLLECTIVES)
+    return frame.file.endswith(_WAIT) and frame.function == "wait"
 
 
 def _is_ours(frames: Sequence[Frame]) -> bool:
