@@ -16,6 +16,9 @@ from deepspeed_trainer.contract import attempt_dir
 from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.stackdump import DUMP_SIGNAL
+from deepspeed_trainer.hooks.wire import SOCKET_ENV, STACKS_FILE, SUPERVISOR_ENV
+from deepspeed_trainer.rank import rankenv
+from deepspeed_trainer.rank.ear import HookEar
 from deepspeed_trainer.rank.proc import catches, read_process
 from deepspeed_trainer.rank.vitals import Vitals
 from tests.pure.deepspeed_trainer.makers import a_contract
@@ -75,6 +78,27 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_rank
     for rank in ranks:
         rank.end()
+
+
+def test_a_hooked_process_opens_its_stacks_beside_the_socket(tmp_path: Path) -> None:
+    """A command per node reaches the sockets of its ranks through links."""
+    folder, shared = tmp_path / "own", tmp_path / "shared"
+    folder.mkdir()
+    shared.mkdir()
+    (shared / "hook-1").symlink_to(folder / "hook")
+    env = {"PYTHONPATH": os.pathsep.join([rankenv.RANK_SITE, *sys.path])}
+    env |= {SOCKET_ENV: str(shared / "hook-1"), SUPERVISOR_ENV: str(os.getpid()), "RANK": "1"}
+    ear = HookEar(folder / "hook", lambda _fact: None)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(DUMP_SIGNAL)})"],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ear.finish()
+    assert done.returncode == 0, done.stderr
+    assert 'File "<string>"' in (folder / STACKS_FILE).read_text()
 
 
 def test_a_heartbeat_is_told_once(start: Start) -> None:

@@ -89,8 +89,16 @@ def _install_in_rank(path: str, *, goes_down: bool) -> None:
     # A command per node reaches its ranks' sockets through links.
     folder = Path(path).resolve().parent
     open_page = functools.partial(Page.create, folder / PAGE_FILE)
-    stackdump.install(folder / STACKS_FILE)
+    _install_stackdump(folder / STACKS_FILE)
     watch = EngineWatch(int(os.environ["RANK"]), wire.report, open_page)
     PatchOnImport(watch.patches(makes_group=True), wire.report).install()
     if not goes_down:
         wire.connect()
+
+
+def _install_stackdump(path: Path) -> None:
+    """A rank without it is still trained, counted and watched; its stacks are not seen."""
+    try:
+        stackdump.install(path)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"deepspeed_trainer: no stack dumps of this rank: {error!r}\n")

@@ -4,8 +4,8 @@ Private parts of other packages are touched here, in `steps` and in `saves` alon
 runs them against the pinned versions.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
 
 SAVES: Final = ("save_checkpoint", "save_16bit_model")
+"""Calls of the engine that write files; which of them there are differs between releases."""
 
 
 class EngineWatch:
@@ -39,7 +40,7 @@ class EngineWatch:
             "deepspeed.monitor.monitor": self.patch_monitor,
         }
         if makes_group:
-            group = functools.partial(_patch_group, self._report)
+            group = partial(_patch_group, self._report)
             named["torch.distributed.distributed_c10d"] = group
         return named
 
@@ -51,7 +52,7 @@ class EngineWatch:
         """Wrap the engine's methods."""
         self._steps.patch(module.DeepSpeedEngine)
         self._saves.patch(module.DeepSpeedEngine)
-        for name in SAVES:
+        for name in filter(partial(hasattr, module.DeepSpeedEngine), SAVES):
             self._heartbeat.around(module.DeepSpeedEngine, name, Phase.SAVE)
         self._heartbeat.around(module.DeepSpeedEngine, "load_checkpoint", Phase.LOAD)
         self._watch_waits()
@@ -83,7 +84,7 @@ def _patch_group(report: Report, module: ModuleType) -> None:
     """Report the size of the default process group whenever one was made."""
     original = module.init_process_group
 
-    @functools.wraps(original)
+    @wraps(original)
     def init_and_tell(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         report({"kind": "group", "size": module.get_world_size()})
