@@ -85,7 +85,7 @@ def find_collective(frames: Sequence[Frame]) -> str | None:
     # An asynchronous one does not say which it was; who waits for it does.
     below = next((n for n, frame in enumerate(frames) if _is_wait(frame)), 0)
     for frame in frames[below:]:
-        if frame.function not in _PLUMBING:
+        if frame.function not in _PLUMBING and not frame.function.startswith("<"):
             return f"a collective of {frame.function}"
     return "a collective"
 

@@ -55,6 +55,10 @@ def test_an_asynchronous_collective_is_named_by_who_waits_for_it() -> None:
     assert where(WAIT, HANDLE, FETCH, ENGINE, TRAIN)[1] == "a collective of fetch_sub_module"
 
 
+def test_a_wait_of_the_programs_own_lines_is_a_collective() -> None:
+    assert where(WAIT, ("/code/train.py", 9, "<module>")) == ("train.py:9", "a collective")
+
+
 def test_code_that_is_called_by_torch_is_no_collective() -> None:
     assert where(TRAIN, GATHER)[1] is None
 
