@@ -292,7 +292,7 @@ class Attempt:
             first_step=first.first_step if first else None,
             failure=self._failure,
             updated_at=self._updated_at,
-            notice=self._notice() or self._vigil.find_notice(),
+            notice="; ".join(filter(None, (self._notice(), self._vigil.find_notice()))) or None,
             overrides=tuple(self._overrides),
         )
 

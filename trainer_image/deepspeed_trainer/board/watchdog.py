@@ -3,7 +3,7 @@
 It is armed when every rank has done three steps.  Each phase learns its limit from its own last
 stays.  When no rank has moved for longer than its limit allows, all are told to dump their stacks,
 and again ten seconds later; only stacks that have not moved in between are a hang.  Who works where
-it stands (its processes compute, or move bytes) is given the start deadline.
+it stands (its processes compute, or move bytes), or cannot be asked, is given the start deadline.
 """
 
 from collections.abc import Mapping
@@ -197,7 +197,7 @@ class Watchdog:
         still_s = now - max(state.moved_at for state in self._watched().values())
         suspects = find_minority(stands) or list(stands)
         is_at_work = still_s < self._policy.start_deadline_s and any(
-            _is_busy(firsts[rank], stands[rank].stack, elapsed_s) for rank in suspects
+            _may_be_at_work(firsts[rank], stands[rank].stack, elapsed_s) for rank in suspects
         )
         if is_at_work or any(_has_moved(firsts[r], stands[r].stack, elapsed_s) for r in stands):
             self._round = self._before = None
@@ -216,6 +216,11 @@ class Watchdog:
             f" (limit of {beat.phase}: {limit_s:.0f} s)"
         )
         return Hang(rank, message, still_s)
+
+
+def _may_be_at_work(before: Stack, after: Stack, elapsed_s: float) -> bool:
+    """Tell whether a rank computes or moves bytes, or cannot be asked because it may do so."""
+    return not after.answered or _is_busy(before, after, elapsed_s)
 
 
 def _is_busy(before: Stack, after: Stack, elapsed_s: float) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.checkpoints.files import free_names, stamp_of
 from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
 from deepspeed_trainer.hooks.guard import Guard
@@ -39,7 +40,9 @@ class SaveWatch:
         """Say that nothing is added to the save before; waits until its files are held."""
         if self._is_open:
             self._is_open = False
+            self._steps.heartbeat.enter(Phase.SAVE)
             self._report({"kind": "save_end"})
+            self._steps.heartbeat.leave()
 
     def _wrap_save(self, save: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(save)

@@ -31,7 +31,7 @@ class StepWatch:
         """Called when an optimizer step begins."""
         self._rank = rank
         self._report = report
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._guard = Guard(report)
         self._counted: Callable[[], Any] = _nobody
         self._meter = Meter()
@@ -51,16 +51,16 @@ class StepWatch:
         self._guard.after(engine, "__init__", self._note_engine)
         self._guard.before(engine, "forward", self._note_forward)
         self._guard.before(engine, "backward", self._note_backward)
-        self._heartbeat.around(engine, "forward", Phase.FORWARD, _kind_of_forward)
-        self._heartbeat.around(engine, "backward", Phase.BACKWARD)
-        self._heartbeat.around(engine, "step", Phase.STEP)
+        self.heartbeat.around(engine, "forward", Phase.FORWARD, _kind_of_forward)
+        self.heartbeat.around(engine, "backward", Phase.BACKWARD)
+        self.heartbeat.around(engine, "step", Phase.STEP)
 
     def start_from(self, engine: Any, step: int) -> None:
         """A load brought this step back; that of an engine that does not count says nothing."""
         if engine is not self._counted():
             return
         self._base = self.done = self._begun = step
-        self._heartbeat.start_from(step)
+        self.heartbeat.start_from(step)
 
     def _note_engine(self, engine: Any, *_args: Any, **_kwargs: Any) -> None:
         step = getattr(engine.optimizer, "step", None)
@@ -72,11 +72,11 @@ class StepWatch:
         @functools.wraps(step)
         def counted_step(*args: Any, **kwargs: Any) -> Any:
             self._guard.call(self._note_step_begins)
-            self._heartbeat.enter(Phase.STEP)
+            self.heartbeat.enter(Phase.STEP)
             try:
                 result = step(*args, **kwargs)
             finally:
-                self._heartbeat.leave()
+                self.heartbeat.leave()
             self._guard.call(self._note_step_of, this())
             return result
 
@@ -123,7 +123,7 @@ class StepWatch:
     def _note_step(self, engine: Any) -> None:
         self.done += 1
         self._begun = max(self._begun, self.done)
-        self._heartbeat.note_step(self.done)
+        self.heartbeat.note_step(self.done)
         now = time.monotonic()
         self._meter.add(now, engine.train_batch_size())
         fact = {

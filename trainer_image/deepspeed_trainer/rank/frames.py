@@ -17,6 +17,7 @@ _LIBRARY: Final = re.compile(
 _OURS: Final = re.compile(r"/deepspeed_trainer/|/ray/")
 _COLLECTIVES: Final = "torch/distributed/distributed_c10d.py"
 _WAIT: Final = "deepspeed_trainer/hooks/heartbeat.py"
+_WIRE: Final = "deepspeed_trainer/hooks/wire.py"
 _PLUMBING: Final = frozenset({"wait", "wrapper", "wrapped_fn", "log_wrapper", "_wait_for_all"})
 
 
@@ -36,6 +37,8 @@ class Where:
     fingerprint: str
     place: str | None
     waits_in: str | None
+    asks_supervisor: bool = False
+    """Whether the rank waits for its supervisor, for instance to pin the files of a save."""
 
 
 def read_where(text: str, thread: int) -> Where | None:
@@ -50,7 +53,8 @@ def read_where(text: str, thread: int) -> Where | None:
     others = [frames for ident, frames in threads.items() if ident != thread]
     watched = [training, *(frames for frames in others if not _is_ours(frames))]
     digest = hashlib.sha256(repr(watched).encode()).hexdigest()[:16]
-    return Where(digest, find_place(training), find_collective(training))
+    asks = training[0].file.endswith(_WIRE)
+    return Where(digest, find_place(training), find_collective(training), asks)
 
 
 def read_threads(text: str) -> dict[int, list[Frame]]:

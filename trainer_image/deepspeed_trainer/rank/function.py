@@ -81,7 +81,7 @@ class _Agent:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
         page = Page.anonymous()
-        self._vitals = Vitals(contract, rank, page)
+        self._vitals = Vitals(contract, rank, page, self._facts.keeper.bring_log)
         self._watch = EngineWatch(rank, self._facts.put, lambda: page)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 

@@ -21,12 +21,17 @@ class ProcessFacts:
     io_bytes: int
 
 
-def read_process(pid: int) -> ProcessFacts | None:
-    """Return what is known of a process, or None when it is gone."""
+def read_process(pid: int, *helpers: int) -> ProcessFacts | None:
+    """Return what is known of a process, or None when it is gone.
+
+    What its `helpers` use counts as its own.
+    """
     stats = dict(_all_stats())
     if pid not in stats:
         return None
-    tree = _descendants(pid, {child: int(fields[1]) for child, fields in stats.items()})
+    parents = {child: int(fields[1]) for child, fields in stats.items()}
+    roots = [root for root in (pid, *helpers) if root in stats]
+    tree = set[int]().union(*(_descendants(root, parents) for root in roots))
     ticks = sum(int(stats[child][11]) + int(stats[child][12]) for child in tree)
     return ProcessFacts(stats[pid][0], ticks / _TICKS_PER_S, sum(map(_read_io, tree)))
 

@@ -37,6 +37,8 @@ def take_dump(pulse: Pulse, state_and_stacks: Write) -> tuple[Stack, str]:
         return Stack(answered=False), f"process {pulse.pid} is gone\n"
     stacks = state_and_stacks(pulse, process.state)
     where = read_where(stacks, pulse.thread)
+    if where is not None and where.asks_supervisor:
+        process = read_process(pulse.pid, os.getpid()) or process
     stack = Stack(
         state=process.state,
         fingerprint=where.fingerprint if where else None,

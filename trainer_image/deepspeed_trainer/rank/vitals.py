@@ -5,11 +5,12 @@ Dumps go to the job's storage, each rank its own file; only where the rank stand
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from deepspeed_trainer.board.beats import Beat, DumpOrder, Stack
-from deepspeed_trainer.contract import RunContract
+from deepspeed_trainer.contract import STACKS_DIR, RunContract
 from deepspeed_trainer.hooks.page import PHASES, Page, Pulse
 from deepspeed_trainer.hooks.wire import PAGE_FILE, STACKS_FILE
 from deepspeed_trainer.rank import rankenv, stacks
@@ -19,9 +20,19 @@ from deepspeed_trainer.rank.facts import Fact
 class Vitals:
     """Heartbeats and stacks of one rank."""
 
-    def __init__(self, contract: RunContract, rank: int, source: Path | Page) -> None:
-        """`source` is the folder where a child's page and stacks are, or our own process' page."""
+    def __init__(
+        self,
+        contract: RunContract,
+        rank: int,
+        source: Path | Page,
+        bring: Callable[[Path, str], None] = lambda _file, _folder: None,
+    ) -> None:
+        """`source` is the folder where a child's page and stacks are, or our own process' page.
+
+        `bring` takes a file to a folder of the attempt where the storage is a bucket.
+        """
         self._rank = rank
+        self._bring = bring
         self._source = source
         self._folder = rankenv.stacks_folder(contract)
         self._told: tuple[int, int] | None = None
@@ -76,7 +87,9 @@ class Vitals:
         try:
             folder = self._folder / name
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"rank-{self._rank:05d}.txt").write_text(text)
+            file = folder / f"rank-{self._rank:05d}.txt"
+            file.write_text(text)
+            self._bring(file, f"{STACKS_DIR}/{name}")
         except OSError as error:
             sys.stderr.write(f"no stack dump on the storage: {error}\n")
 

@@ -68,7 +68,7 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
         self._ear = HookEar(self._folder / "hook", self._facts.put)
-        self._vitals = Vitals(contract, rank, self._folder)
+        self._vitals = Vitals(contract, rank, self._folder, self._facts.keeper.bring_log)
 
     def run(self) -> None:
         """Wait for all ranks, run the script, wait until the board lets go."""

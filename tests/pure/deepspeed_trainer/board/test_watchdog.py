@@ -194,9 +194,11 @@ def test_a_rank_that_stays_stopped_is_named() -> None:
     )
 
 
-def test_a_rank_whose_supervisor_does_not_answer_is_named() -> None:
+def test_a_rank_that_cannot_be_asked_is_given_the_start_deadline_and_named_then() -> None:
+    """Its supervisor may be bringing its files to safety, or wait for Python's lock."""
     odd = [*a_step()[:2], Stay(Phase.BACKWARD, FOR_EVER_S, still, silent=True)]
     simulation = four(odd, [*a_step()[:1], WAITS])
+    assert simulation.run(TEN_STEPS_S + 1800) is None
     hang = simulation.run(10_000)
     assert hang is not None
     assert hang.rank == 3

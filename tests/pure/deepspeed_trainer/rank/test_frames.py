@@ -63,6 +63,16 @@ def test_code_that_is_called_by_torch_is_no_collective() -> None:
     assert where(TRAIN, GATHER)[1] is None
 
 
+def test_a_rank_that_waits_for_its_supervisor_is_known() -> None:
+    asks = ("/opt/deepspeed_trainer/hooks/wire.py", 84, "_send")
+    found = read_where(thread(0xA1, asks, TRAIN), 0xA1)
+    assert found is not None
+    assert found.asks_supervisor
+    other = read_where(thread(0xA1, TRAIN, asks), 0xA1)
+    assert other is not None
+    assert not other.asks_supervisor
+
+
 def test_a_thread_that_is_not_there_says_nothing() -> None:
     assert read_where(thread(0xB2, TRAIN), 0xA1) is None
     assert read_where("", 0xA1) is None
