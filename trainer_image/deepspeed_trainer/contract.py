@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from deepspeed_trainer.fields import ContractError, Fields, read_object
+from deepspeed_trainer.hangs import HangPolicy
 from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
     MAX_PROGRESS_BYTES,
@@ -40,6 +41,7 @@ __all__ = [
     "Entrypoint",
     "EntrypointKind",
     "Failure",
+    "HangPolicy",
     "JobRef",
     "Keep",
     "Manifest",
@@ -89,6 +91,8 @@ RESTART_ENV: Final = "DSJOB_RESTART"
 RUN_ENV: Final = "DSJOB_RUN"
 """What a user's program may read; it need not know any of them."""
 
+STACKS_DIR: Final = "stacks"
+"""Below an attempt's folder: the stack dumps of its ranks."""
 MAX_CONTRACT_BYTES: Final = 512 * 1024
 DEADMAN_S: Final = 60
 """Seconds after which a rank that the head no longer reaches is gone."""
@@ -283,6 +287,7 @@ class RunContract:
     """Seconds without a word from the head after which a supervisor kills its rank and ends."""
     bind_cores: bool = False
     """Whether each rank's process is bound to its share of the pod's cores."""
+    hang: HangPolicy = field(default_factory=HangPolicy)
     version: int = CONTRACT_VERSION
 
     @property
@@ -301,6 +306,7 @@ class RunContract:
         plain["job"] = self.job.to_wire()
         plain["entrypoint"] = self.entrypoint.to_wire()
         plain["keep"] = self.keep.to_wire()
+        plain["hang"] = self.hang.to_wire()
         return json.dumps(plain, sort_keys=True, default=dict, allow_nan=False)
 
     @classmethod
@@ -338,6 +344,7 @@ class RunContract:
             backoff_s=fields.whole("backoff_s", high=3600),
             deadman_s=fields.whole("deadman_s", low=1, high=3600),
             bind_cores=fields.flag("bind_cores"),
+            hang=HangPolicy.from_fields(fields.section("hang")),
         )
         fields.refuse_unknown()
         return contract

@@ -4,17 +4,22 @@ Called by our sitecustomize before the program's first line.  A launcher below a
 it becomes our own, in whatever way it was called.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.hooks import stackdump
+from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.wire import (
     DESCENDANTS_ENV,
+    PAGE_FILE,
     PROGRAM_ENV,
     SOCKET_ENV,
+    STACKS_FILE,
     SUPERVISOR_ENV,
     Wire,
 )
@@ -81,7 +86,19 @@ def _install_in_rank(path: str, *, goes_down: bool) -> None:
     from deepspeed_trainer.hooks.engine import EngineWatch  # noqa: PLC0415  not in every process
 
     wire = Wire(path)
-    watch = EngineWatch(int(os.environ["RANK"]), wire.report)
+    # A command per node reaches its ranks' sockets through links.
+    folder = Path(path).resolve().parent
+    open_page = functools.partial(Page.create, folder / PAGE_FILE)
+    _install_stackdump(folder / STACKS_FILE)
+    watch = EngineWatch(int(os.environ["RANK"]), wire.report, open_page)
     PatchOnImport(watch.patches(makes_group=True), wire.report).install()
     if not goes_down:
         wire.connect()
+
+
+def _install_stackdump(path: Path) -> None:
+    """A rank without it is still trained, counted and watched; its stacks are not seen."""
+    try:
+        stackdump.install(path)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"deepspeed_trainer: no stack dumps of this rank: {error!r}\n")

@@ -67,6 +67,8 @@ class Cause(StrEnum):
     """The ranks do not lie on the wanted number of pods, or there on too few cores to be bound."""
     EARLY_EXIT = "EarlyExit"
     """A rank ended with exit code 0 while others went on stepping."""
+    HANG = "Hang"
+    """No rank moved for longer than its phase may last; the message names who is waited for."""
     RESUME_IGNORED = "ResumeIgnored"
     """The program took its first step without the checkpoint that it was to continue from."""
     RANKS_MISSING = "RanksMissing"

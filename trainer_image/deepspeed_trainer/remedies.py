@@ -28,6 +28,7 @@ REMEDIES: Final = {
     Cause.SIGNAL: Remedy.RANKS,
     Cause.OUT_OF_MEMORY: Remedy.RANKS,
     Cause.EARLY_EXIT: Remedy.RANKS,
+    Cause.HANG: Remedy.RANKS,
     Cause.IMPORT_FAILED: Remedy.NONE,
     Cause.NO_PROCESS_GROUP: Remedy.NONE,
     Cause.WRONG_WORLD_SIZE: Remedy.NONE,

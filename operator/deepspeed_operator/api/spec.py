@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from deepspeed_operator.api.hang import Hang
 from deepspeed_operator.api.schema import (
     ATOMIC,
     ApiModel,
@@ -348,6 +349,8 @@ class DeepSpeedJobSpec(ApiModel):
     """How checkpoints are used. A change counts for the next attempt."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What follows a failed attempt."""
+    hang: Hang = Hang()
+    """When ranks that no longer move count as hung. A change counts for the next attempt."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 0
     """Seconds that the RayCluster stays after the end, for looking around. Default 0. The
     DeepSpeedJob itself is never deleted. Can change at any time."""

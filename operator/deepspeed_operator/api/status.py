@@ -59,8 +59,8 @@ class ProgressStatus(ApiModel):
     metrics: Annotated[list[Metric], Field(max_length=20, json_schema_extra=listed_by("name"))] = []
     """Figures that the program reported, for instance accuracy."""
     notice: Annotated[str, Field(max_length=2048)] | None = None
-    """What a user should know of a run that goes on: why a newer checkpoint was passed over, or why
-    progress cannot be seen."""
+    """What a user should know of a run that goes on: why a newer checkpoint was passed over, which
+    pod is slow by itself, or why progress cannot be seen."""
     updated_at: Time | None = None
     """When this was written; at most twice a minute while the run goes on."""
 

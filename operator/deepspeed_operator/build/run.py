@@ -61,6 +61,12 @@ def build_contract(
         restarts_left=restarts_left,
         backoff_s=spec.failure_policy.backoff_seconds,
         bind_cores=spec.worker.bind_cores,
+        hang=contract.HangPolicy(
+            enabled=spec.hang.enabled,
+            min_s=spec.hang.min_seconds,
+            factor=spec.hang.factor,
+            start_deadline_s=spec.hang.start_deadline_seconds,
+        ),
     )
 
 

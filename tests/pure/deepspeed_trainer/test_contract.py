@@ -46,6 +46,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a variable with a bad name": ({"env": {"A B": "1"}}, "contract.env"),
     "a variable that is no text": ({"env": {"A": 1}}, "contract.env"),
     "an unknown resume mode": ({"resume": "Sometimes"}, "contract.resume"),
+    "no floor for a hang": (
+        {"hang": {"enabled": True, "min_s": 0, "factor": 5, "start_deadline_s": 1}},
+        "contract.hang.min_s",
+    ),
+    "a limit shorter than what was seen": (
+        {"hang": {"enabled": True, "min_s": 1, "factor": 1, "start_deadline_s": 1}},
+        "contract.hang.factor",
+    ),
+    "a hang's field that is not known": (
+        {"hang": {"enabled": True, "min_s": 1, "factor": 2, "start_deadline_s": 1, "max_s": 1}},
+        "contract.hang.max_s",
+    ),
     "a submission id with a slash": ({"submission_id": "a/b"}, "contract.submission_id"),
 }
 

@@ -48,6 +48,14 @@ def test_a_figure_that_the_program_reports_is_kept_apart_from_ours() -> None:
     assert line.endswith("step 7  loss 0.61  reported loss 0.7  accuracy 0.9")
 
 
+def test_a_notice_of_the_ranks_is_shown() -> None:
+    job = a_job(progress={"step": 7, "notice": "pod b is slow by itself"})
+    assert (
+        "pod b is slow by itself"
+        in render_status({**job, "metadata": {"name": "bert"}}, NOON).plain
+    )
+
+
 def test_a_program_without_an_end_shows_its_step_alone() -> None:
     assert describe(a_job(progress={"step": 7})).endswith("step 7")
 

@@ -140,6 +140,10 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"failurePolicy": {"backoffSeconds": 1}},
         {"failurePolicy": {"backoffSeconds": 60}},
     ),
+    "hang.enabled": ({}, {"hang": {"enabled": False}}),
+    "hang.minSeconds": ({}, {"hang": {"minSeconds": 60}}),
+    "hang.factor": ({}, {"hang": {"factor": 10}}),
+    "hang.startDeadlineSeconds": ({}, {"hang": {"startDeadlineSeconds": 60}}),
     "ttlSecondsAfterFinished": ({}, {"ttlSecondsAfterFinished": 60}),
     "scheduling.nodeSelector": ({}, {"scheduling": {"nodeSelector": {"zone": "a"}}}),
     "scheduling.lostNodeTolerationSeconds": (

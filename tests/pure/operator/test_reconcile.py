@@ -3,6 +3,8 @@
 Excluded: how plans are carried out (tests/wire) and what KubeRay does with them (tests/cluster).
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +42,22 @@ def test_progress_is_written_at_once_and_then_once_an_interval() -> None:
     progress = status_of(due).progress
     assert progress is not None
     assert progress.step == 12
+
+
+def test_a_notice_of_the_ranks_is_shown_and_goes() -> None:
+    job, facts = running(a_job())
+    found = with_run(job, facts, RunState.RUNNING, step=1)
+    assert found.run is not None
+    assert found.run.progress is not None
+    slow = replace(found.run.progress, notice="pod b is slow by itself")
+    plan = decide(job, replace(found, run=replace(found.run, progress=slow)), 1)
+    progress = status_of(plan).progress
+    assert progress is not None
+    assert progress.notice == "pod b is slow by itself"
+    later = decide(job.with_status(plan.status), found, 60)
+    progress = status_of(later).progress
+    assert progress is not None
+    assert progress.notice is None
 
 
 def test_figures_that_did_not_change_are_not_written_again() -> None:

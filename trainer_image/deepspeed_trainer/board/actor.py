@@ -37,6 +37,9 @@ TOKEN_ENV: Final = "RAY_AUTH_TOKEN"  # noqa: S105  the name of a variable
 PORT_ENV: Final = "DSJOB_PROGRESS_PORT"
 """Another port than the contract's, for several clusters on one machine."""
 
+QUIET: Final = frozenset({"step", "beat", "stack"})
+"""Facts that every rank brings all the time."""
+
 
 class Board:
     """Boards of this head by submission id; runs as a Ray actor, one call at a time."""
@@ -129,7 +132,7 @@ class Board:
         if attempt.restarts > begun:
             self._note_restart(attempt)
         # The steps of other ranks are not shown, and there may be many of them.
-        if rank == 0 or any(fact["kind"] != "step" for fact in facts):
+        if rank == 0 or any(fact["kind"] not in QUIET for fact in facts):
             self._publish(submission_id)
         return orders
 

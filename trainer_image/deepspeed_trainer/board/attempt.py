@@ -25,6 +25,7 @@ from deepspeed_trainer.board.ranks import (
 from deepspeed_trainer.board.resuming import Resuming, describe_ignored
 from deepspeed_trainer.board.rounds import Rounds
 from deepspeed_trainer.board.saves import OpenSaves, Save
+from deepspeed_trainer.board.vigil import Vigil
 from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.progress import (
     MAX_LINE_CHARS,
@@ -53,6 +54,7 @@ class Attempt:
         self.checkpoint: SavedCheckpoint | None = None
         self.versions: dict[str, str] = {}
         self._rounds = Rounds(contract)
+        self._vigil = Vigil(contract)
         self._ranks: dict[int, RankState] = {}
         self._before: dict[int, RankState] = {}
         """The ranks of the round before."""
@@ -92,6 +94,8 @@ class Attempt:
                 self._advice = fact["message"]
             case "verdict":
                 self.note_verdict(rank, Cause(fact["cause"]), fact["message"])
+            case "beat" | "stack":
+                self._vigil.take(rank, fact, now)
             case unknown:
                 raise ValueError(f"rank {rank} sent a fact of unknown kind {unknown!r}")
 
@@ -101,11 +105,16 @@ class Attempt:
         self._ranks[rank] = RankState(
             hello["pod"], hello["pod_uid"], hello["address"], int(hello["port"])
         )
-        if len(self._ranks) == self.contract.world_size:
+        self._vigil.note_hello(rank, hello["pod"])
+        if self._is_complete:
             self._make_launches()
             misplaced = find_misplacement(self.contract, self._ranks)
             if misplaced is not None:
                 self.fail(misplaced)
+
+    @property
+    def _is_complete(self) -> bool:
+        return len(self._ranks) == self.contract.world_size
 
     @property
     def has_failed(self) -> bool:
@@ -115,8 +124,7 @@ class Attempt:
     @property
     def needs_resume(self) -> bool:
         """Whether all ranks are there and wait to be told what to continue from."""
-        is_complete = len(self._ranks) == self.contract.world_size
-        return is_complete and self.resuming.chosen is None and self._failure is None
+        return self._is_complete and self.resuming.chosen is None and self._failure is None
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
         """Take a `step` fact; True when the rank did its first step of this attempt."""
@@ -192,6 +200,7 @@ class Attempt:
         self._updated_at = now
         self._first_end_at = self._first_end_at or now
         state.end = self._describe_end(rank, state, **end)
+        self._vigil.note_end(rank)
         if self.phase is RunPhase.RUNNING:
             self.phase = RunPhase.FINISHING
 
@@ -245,6 +254,8 @@ class Attempt:
             return Orders(must_stop=is_worker, go_again=not is_worker)
         if self._end_round_of_supervisors(now):
             return Orders(go_again=True)
+        hang = self._vigil.look(rank, now) if self._is_complete else None
+        self._round_failure = self._round_failure or hang
         must_stop = self._must_stop(now)
         return Orders(
             launch=None if must_stop else self._launch_when_ready(rank, now),
@@ -253,6 +264,7 @@ class Attempt:
             resume=self.resuming.chosen,
             upload=self.saves.upload,
             newest_save=self.saves.newest,
+            dump=self._vigil.dump_for(rank),
         )
 
     def _launch_when_ready(self, rank: int, now: float) -> Launch | None:
@@ -317,6 +329,7 @@ class Attempt:
         self._before, self._ranks, self._launches = {**self._before, **self._ranks}, {}, {}
         self.saves = OpenSaves(self.contract.world_size)
         self.resuming.begin_round()
+        self._vigil.restart()
         self._round_failure = self._first_end_at = None
         self._updated_at = now
         self.phase = RunPhase.RESTARTING
@@ -368,5 +381,6 @@ class Attempt:
         return self._round_failure or find_failure(self.contract, self._ranks, verdict)
 
     def _notice(self) -> str | None:
-        told = (find_notice(self._ranks), self.resuming.passed_over, self._advice)
+        own = (self.resuming.passed_over, self._advice)
+        told = (find_notice(self._ranks), *own, self._vigil.find_notice())
         return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None

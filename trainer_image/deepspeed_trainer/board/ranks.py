@@ -6,6 +6,7 @@ Pure.  When they may start and must stop is decided in `attempt`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from deepspeed_trainer.board.beats import DumpOrder
 from deepspeed_trainer.board.failures import RankEnd, name_ranks
 from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.progress import Cause, Failure
@@ -59,6 +60,8 @@ class Orders:
     """The save to bring to the storage now; 0 for none."""
     newest_save: int = 0
     """Saves before this one are not asked for any more, but for `upload`."""
+    dump: DumpOrder | None = None
+    """A stack dump that is wanted of the rank."""
 
 
 @dataclass(frozen=True, slots=True)

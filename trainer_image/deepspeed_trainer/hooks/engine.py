@@ -4,27 +4,34 @@ Private parts of other packages are touched here, in `steps` and in `saves` alon
 runs them against the pinned versions.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
+from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.hooks.guard import Guard
+from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.meter import format_decimal
 from deepspeed_trainer.hooks.models import ModelWatch
+from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
 from deepspeed_trainer.hooks.saves import SaveWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
 
+SAVES: Final = ("save_checkpoint", "save_16bit_model")
+"""Calls of the engine that write files; which of them there are differs between releases."""
+
 
 class EngineWatch:
     """Follows what a rank's engine does and reports it."""
 
-    def __init__(self, rank: int, report: Report) -> None:
+    def __init__(self, rank: int, report: Report, open_page: Callable[[], Page]) -> None:
         self._rank = rank
         self._report = report
-        self._steps = StepWatch(rank, report)
+        self._heartbeat = Heartbeat(open_page, report)
+        self._steps = StepWatch(rank, report, self._heartbeat)
         self._saves = SaveWatch(rank, report, self._steps)
         self._models = ModelWatch(rank, report)
 
@@ -35,7 +42,7 @@ class EngineWatch:
             "deepspeed.monitor.monitor": self.patch_monitor,
         }
         if makes_group:
-            group = functools.partial(_patch_group, self._report)
+            group = partial(_patch_group, self._report)
             named["torch.distributed.distributed_c10d"] = group
         return named
 
@@ -48,7 +55,23 @@ class EngineWatch:
         self._steps.patch(module.DeepSpeedEngine)
         self._saves.patch(module.DeepSpeedEngine)
         self._models.patch(module.DeepSpeedEngine)
+        for name in filter(partial(hasattr, module.DeepSpeedEngine), SAVES):
+            self._heartbeat.around(module.DeepSpeedEngine, name, Phase.SAVE)
+        self._heartbeat.around(module.DeepSpeedEngine, "load_checkpoint", Phase.LOAD)
+        self._watch_waits()
         _spare_the_compiler()
+
+    def _watch_waits(self) -> None:
+        """Take the time of every blocking collective; an asynchronous one blocks in the same call.
+
+        On a GPU this call returns at once and the device waits, so nothing is taken off there.
+        """
+        from torch.distributed import is_available  # noqa: PLC0415  being imported right now
+
+        if is_available():
+            from torch.distributed.distributed_c10d import Work  # noqa: PLC0415
+
+            self._heartbeat.watch_waits(Work)
 
     def patch_monitor(self, module: ModuleType) -> None:
         """Turn the events of DeepSpeed's monitor into metrics, whether a monitor is on or not."""
@@ -64,7 +87,7 @@ def _patch_group(report: Report, module: ModuleType) -> None:
     """Report the size of the default process group whenever one was made."""
     original = module.init_process_group
 
-    @functools.wraps(original)
+    @wraps(original)
     def init_and_tell(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         report({"kind": "group", "size": module.get_world_size()})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.checkpoints.files import free_names, stamp_of
 from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
 from deepspeed_trainer.hooks.guard import Guard
@@ -41,7 +42,9 @@ class SaveWatch:
         """Say that nothing is added to the save before; waits until its files are held."""
         if self._is_open:
             self._is_open = False
+            self._steps.heartbeat.enter(Phase.SAVE)
             self._report({"kind": "save_end"})
+            self._steps.heartbeat.leave()
 
     def _note_step_begins(self) -> None:
         """What was saved before this step is whole; the first step shows what was not loaded."""
@@ -114,7 +117,7 @@ class SaveWatch:
             if _is_chosen(folder, resumed):
                 step, attempt, below = resumed.step, resumed.attempt, resumed.path
                 resumed.note_taken()
-            self._steps.start_from(step)
+            self._steps.start_from(engine, step)
         self._report(
             {
                 "kind": "loaded",

@@ -24,6 +24,7 @@ import torch.distributed
 from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.engine import EngineWatch
+from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.reports import answer_for
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -33,6 +34,7 @@ from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
 from deepspeed_trainer.rank.starting import Starting
+from deepspeed_trainer.rank.vitals import Vitals
 
 
 def run_function(config: Mapping[str, Any]) -> Any:
@@ -83,7 +85,9 @@ class _Agent:
         self._facts = FactBuffer(contract, rank, restart)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
-        self._watch = EngineWatch(rank, self._facts.put)
+        page = Page.anonymous()
+        self._vitals = Vitals(contract, rank, page, self._facts.keeper.bring_log)
+        self._watch = EngineWatch(rank, self._facts.put, lambda: page)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 
     def wait_for_start(self) -> tuple[Launch, Resumed]:
@@ -121,13 +125,14 @@ class _Agent:
     def _talk(self) -> None:
         while not self._ended.wait(self._tick_s):
             try:
-                must_stop = self._sync().must_stop
+                orders = self._sync(*self._vitals.facts())
             except Exception as error:  # noqa: BLE001  whatever it is, nobody hears this rank
                 sys.stderr.write(f"[trainer] this rank ends: {error}\n")
                 sys.stderr.flush()
-                must_stop = True
-            if must_stop:
+                orders = Orders(must_stop=True)
+            if orders.must_stop:
                 os.kill(os.getpid(), signal.SIGKILL)
+            self._vitals.obey(orders.dump)
 
 
 def _prepare_process(contract: RunContract, launch: Launch, resumed: Resumed, restart: int) -> None:

@@ -102,19 +102,22 @@ class Keeper:
                 self._ordered = upload
                 self._worker.submit(self._bring, upload)
 
-    def bring_log(self, log: Path | None) -> None:
-        """Upload a log file to a bucket, now or after the save that is on its way."""
+    def bring_log(self, log: Path | None, folder: str = "logs") -> None:
+        """Upload a log file to a bucket, now or after the save that is on its way.
+
+        `folder` is below the attempt's.
+        """
         if log is not None and self._store is not None and self._store.place_of("") is None:
-            self._worker.submit(self._upload_log, log)
+            self._worker.submit(self._upload_log, log, folder)
 
     def finish(self) -> None:
         """Wait for what was asked for until now."""
         self._worker.submit(lambda: None).result()
 
-    def _upload_log(self, log: Path) -> None:
+    def _upload_log(self, log: Path, folder: str) -> None:
         assert self._store is not None  # noqa: S101  see bring_log
         try:
-            self._store.keep(log, f"{self._run}/{self._attempt}/logs/{log.name}")
+            self._store.keep(log, f"{self._run}/{self._attempt}/{folder}/{log.name}")
         except Exception as error:  # noqa: BLE001  a log is not worth a training
             sys.stderr.write(f"{log.name} was not uploaded: {error}\n")
 

@@ -20,6 +20,7 @@ from deepspeed_trainer.contract import (
     DEEPSPEED_CONFIG_ENV,
     RESTART_ENV,
     RUN_ENV,
+    STACKS_DIR,
     Entrypoint,
     EntrypointKind,
     RunContract,
@@ -155,6 +156,12 @@ def log_folder(contract: RunContract) -> Path | None:
         return Path(tempfile.gettempdir()) / "dsjob" / contract.submission_id / "logs"
     folder = attempt_dir(contract.volume, contract.job, contract.run, contract.attempt)
     return Path(folder) / "logs"
+
+
+def stacks_folder(contract: RunContract) -> Path | None:
+    """Return where an attempt's stack dumps lie, or None without storage."""
+    folder = log_folder(contract)
+    return folder.with_name(STACKS_DIR) if folder else None
 
 
 def write_config(contract: RunContract, folder: Path) -> Path | None:

@@ -38,6 +38,7 @@ from deepspeed_trainer.rank.link import (
 )
 from deepspeed_trainer.rank.node import NodeFolder, RankEnding
 from deepspeed_trainer.rank.starting import Starting
+from deepspeed_trainer.rank.vitals import Vitals
 
 LOGS_EVERY_S: Final = 60.0
 """How often logs go to a bucket while the program runs; a volume has them at once."""
@@ -74,6 +75,7 @@ class Supervisor:
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
         self._ear = HookEar(self._folder / "hook", self._facts.put)
+        self._vitals = Vitals(contract, rank, self._folder, self._facts.keeper.bring_log)
 
     def run(self) -> bool:
         """Wait for all ranks, run the script, wait for the board; True when it is to run again.
@@ -162,7 +164,7 @@ class Supervisor:
             return node.conclude(self._follow(child))
         while (ending := node.read_ending()) is None:
             sleep(self._tick_s)
-            self._sync()
+            self._talk()
         return ending
 
     def _job_env(self) -> dict[str, str]:
@@ -174,9 +176,16 @@ class Supervisor:
     def _follow(self, child: ChildProcess) -> RankEnding:
         try:
             while (code := child.wait(self._tick_s)) is None:
-                if self._sync().must_stop:
+                if self._talk().must_stop:
                     child.stop(self._contract.stop_grace_s)
         except BaseException:
             child.kill()
             raise
         return RankEnding(code, child.was_stopped, tuple(child.tail))
+
+    def _talk(self) -> Orders:
+        """Tell what is new while the program runs, and take the dump that is wanted."""
+        orders = self._sync(*self._vitals.facts())
+        if not orders.must_stop:
+            self._vitals.obey(orders.dump)
+        return orders
