@@ -13,22 +13,17 @@ from datasets import load_dataset
 from deepspeed.accelerator import get_accelerator
 from ray.train import Checkpoint, ScalingConfig
 from ray.train.torch import TorchTrainer
+from task import MODEL, TEXTS, require_zero3
 from torch.utils.data import DataLoader
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
-
-MODEL = "/workspace/model"
-DATA = {
-    "train": "/workspace/data/train.jsonl",
-    "validation": "/workspace/data/validation.jsonl",
-}
 
 
 def train_func(config):
     set_seed(config["seed"])
     model = AutoModelForSequenceClassification.from_pretrained(MODEL, return_dict=True)
 
-    texts = load_dataset("json", data_files=DATA)
+    texts = load_dataset("json", data_files=TEXTS)
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
     def collate(samples):
@@ -58,6 +53,7 @@ def train_func(config):
         collate_fn=collate,
         config=config["deepspeed_config"],
     )
+    require_zero3(model)
     device = get_accelerator().device_name(model.local_rank)
 
     f1 = BinaryF1Score().to(device)
@@ -107,7 +103,7 @@ def main():
             "offload_param": {"device": "none"},
         },
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": True,
+        "gradient_clipping": 1.0,
         "steps_per_print": 10,
         "train_micro_batch_size_per_gpu": 16,
         "wall_clock_breakdown": False,

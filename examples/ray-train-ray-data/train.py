@@ -14,14 +14,9 @@ from datasets import load_dataset
 from deepspeed.accelerator import get_accelerator
 from ray.train import Checkpoint, DataConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from task import MODEL, TEXTS, require_zero3
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
-
-MODEL = "/workspace/model"
-DATA = {
-    "train": "/workspace/data/train.jsonl",
-    "validation": "/workspace/data/validation.jsonl",
-}
 
 
 def train_func(config):
@@ -55,6 +50,7 @@ def train_func(config):
         model_parameters=model.parameters(),
         config=config["deepspeed_config"],
     )
+    require_zero3(model)
     device = get_accelerator().device_name(model.local_rank)
 
     f1 = BinaryF1Score().to(device)
@@ -104,12 +100,12 @@ def main():
             "offload_param": {"device": "none"},
         },
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": True,
+        "gradient_clipping": 1.0,
         "steps_per_print": 10,
         "train_micro_batch_size_per_gpu": 16,
         "wall_clock_breakdown": False,
     }
-    texts = load_dataset("json", data_files=DATA)
+    texts = load_dataset("json", data_files=TEXTS)
     trainer = TorchTrainer(
         train_func,
         train_loop_config={
@@ -120,7 +116,7 @@ def main():
             "deepspeed_config": deepspeed_config,
         },
         scaling_config=ScalingConfig(num_workers=4, use_gpu=True),
-        datasets={split: ray.data.from_huggingface(texts[split]) for split in DATA},
+        datasets={split: ray.data.from_huggingface(texts[split]) for split in TEXTS},
         dataset_config=DataConfig(datasets_to_split=["train", "validation"]),
     )
     result = trainer.fit()
