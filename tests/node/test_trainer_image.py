@@ -21,6 +21,7 @@ ACCELERATE = "accelerate==1.15.0"
 LIMIT_S = 3600
 
 
+@pytest.mark.seed("S4", "DeepSpeed's ops built in advance")
 @pytest.fixture(scope="module")
 def pytest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pytest and what the tests' programs need, to be put beside what the image holds."""

@@ -8,26 +8,25 @@ import random
 import shutil
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from deepspeed_trainer.contract import Entrypoint, EntrypointKind
+from deepspeed_trainer.contract import DataSource, Entrypoint, EntrypointKind
 from tests.trainer.attempts import Job, Outcome
-from tests.trainer.raycluster import ROOT, RayCluster
+from tests.trainer.raycluster import ROOT
 
 EXAMPLES = ROOT / "examples"
 WORDS = "sun moon river stone bird cloud house garden letter song".split()
 TRAIN, VALIDATION = 64, 32
-FOUND_BY_NAME = {"workingDir": "/mnt/code"}
 
 
 def make_task(folder: Path) -> None:
     """Put into a folder what the examples' image holds: task.py, a model and texts."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
     shutil.copy(EXAMPLES / "image" / "task.py", folder)
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: number for number, word in enumerate([*marks, *WORDS])}
@@ -44,7 +43,7 @@ def make_task(folder: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = BertConfig(vocab_size=len(vocabulary), intermediate_size=64, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder / "model")
-    draw = random.Random(0)
+    draw = random.Random(0)  # noqa: S311  repeatable on purpose
     (folder / "data").mkdir()
     for split, count in (("train", TRAIN), ("validation", VALIDATION)):
         rows = [_row(draw) for _ in range(count)]
@@ -64,24 +63,26 @@ def read_spec(example: str, manifest: str = "job.yaml") -> dict[str, Any]:
 
 
 def run(
-    cluster: RayCluster, storage: Path, example: str, manifest: str = "job.yaml", **fields: Any
+    job: Job,
+    example: str,
+    manifest: str = "job.yaml",
+    *more: str,
+    attempt: int = 1,
+    launcher: str = "",
 ) -> Outcome:
-    """Run an example's job to its end; `fields` are of the contract and win over the job's."""
-    job = Job(cluster, storage)
-    return run_attempt(job, 1, example, manifest, **fields)
-
-
-def run_attempt(job: Job, attempt: int, example: str, manifest: str, **fields: Any) -> Outcome:
-    """Run one attempt of an example's job."""
+    """Run an example's job to its end, with more arguments, or another launcher in its command."""
     mount(EXAMPLES / example, job.cluster.code)
     spec = read_spec(example, manifest)
+    entrypoint = read_entrypoint(spec["entrypoint"], job.cluster.lib)
+    first, *rest = entrypoint.args or ("",)
+    args = (launcher or first, *rest, *more) if entrypoint.args else more
     found = {
-        "entrypoint": read_entrypoint(spec["entrypoint"]),
+        "entrypoint": replace(entrypoint, args=args),
         "nodes": spec["nodes"],
         "ranks_per_node": spec["gpusPerNode"],
         **read_deepspeed(spec.get("deepspeed", {}), EXAMPLES / example),
     }
-    return job.run(attempt, "", **{**found, **fields})
+    return job.run(attempt, "", **found)
 
 
 def mount(example: Path, code: Path) -> None:
@@ -93,10 +94,18 @@ def mount(example: Path, code: Path) -> None:
         copy.chmod(copy.stat().st_mode | stat.S_IXUSR)
 
 
-def read_entrypoint(given: Mapping[str, Any]) -> Entrypoint:
-    """The entrypoint as the operator would put it into the contract."""
+def read_entrypoint(given: Mapping[str, Any], lib: str) -> Entrypoint:
+    """The entrypoint as the operator would put it into the contract, the image's files in `lib`."""
     kind = next(kind for kind in EntrypointKind if kind in given)
     words = given[kind] if isinstance(given[kind], list) else [given[kind]]
+    data = [
+        DataSource(
+            each["name"],
+            each["format"],
+            tuple(path.replace("/workspace", lib) for path in each["paths"]),
+        )
+        for each in given.get("data", [])
+    ]
     return Entrypoint(
         kind,
         words[0],
@@ -105,6 +114,7 @@ def read_entrypoint(given: Mapping[str, Any]) -> Entrypoint:
         local_rank_arg=given.get("localRankArg", True),
         sizing=given.get("sizing", "Job"),
         per=given.get("per", "Rank"),
+        data=tuple(data),
     )
 
 

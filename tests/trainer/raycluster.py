@@ -38,6 +38,8 @@ class RayCluster:
     ) -> None:
         self.code = code
         """The working directory of programs, as where a job's code is mounted."""
+        self.lib = lib
+        """A folder more to import from."""
         self._pods = pods
         self._ranks_per_pod = ranks_per_pod
         self._folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))

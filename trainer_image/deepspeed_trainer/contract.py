@@ -33,6 +33,7 @@ __all__ = [
     "MAX_PROGRESS_BYTES",
     "Cause",
     "ContractError",
+    "DataSource",
     "Entrypoint",
     "EntrypointKind",
     "Failure",
@@ -163,6 +164,30 @@ _TARGETS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class DataSource:
+    """Files that Ray Data reads for a function, under a name."""
+
+    name: str
+    format: str
+    paths: tuple[str, ...]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        return {"name": self.name, "format": self.format, "paths": list(self.paths)}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read the JSON object."""
+        source = cls(
+            name=fields.text("name", max_chars=63),
+            format=fields.choice("format", ("Csv", "Json", "Parquet", "Text")),
+            paths=fields.texts("paths", max_items=64, max_chars=1024),
+        )
+        fields.refuse_unknown()
+        return source
+
+
+@dataclass(frozen=True, slots=True)
 class Entrypoint:
     """What is run: `target` is a file, a module, a function or the first word of a command."""
 
@@ -177,11 +202,14 @@ class Entrypoint:
     """Whose numbers a driver program's ScalingConfig has: those of the Job, or of the Program."""
     per: str = "Rank"
     """Where a command runs: in every Rank, or once per Node, to start the ranks by a launcher."""
+    data: tuple[DataSource, ...] = ()
+    """What a function finds in ray.train.get_dataset_shard."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        return {**plain, "args": list(self.args), "config": dict(self.config)}
+        data = [source.to_wire() for source in self.data]
+        return {**plain, "args": list(self.args), "config": dict(self.config), "data": data}
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -196,6 +224,7 @@ class Entrypoint:
             local_rank_arg=fields.flag("local_rank_arg"),
             sizing=fields.choice("sizing", ("Job", "Program")),
             per=fields.choice("per", ("Rank", "Node")),
+            data=tuple(map(DataSource.from_fields, fields.sections("data", max_items=16))),
         )
         fields.refuse_unknown()
         return entrypoint

@@ -1,0 +1,98 @@
+"""Fine-tune a BERT with Lightning and its DeepSpeed strategy in a TorchTrainer.
+
+A complete Ray Train program; nothing in it is the operator's.
+"""
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from ray.train import ScalingConfig
+from ray.train.lightning import (
+    RayDeepSpeedStrategy,
+    RayLightningEnvironment,
+    RayTrainReportCallback,
+    prepare_trainer,
+)
+from ray.train.torch import TorchTrainer
+from task import MODEL, make_collate, read_texts, require_zero3
+from torch.utils.data import DataLoader
+from torchmetrics.classification import BinaryAccuracy
+from transformers import AutoModelForSequenceClassification
+
+DEEPSPEED_CONFIG = {
+    "zero_optimization": {"stage": 3, "overlap_comm": True, "contiguous_gradients": True},
+    "gradient_clipping": 1.0,
+}
+
+
+class CpuDeepSpeedStrategy(RayDeepSpeedStrategy):
+    """Ray's strategy without Lightning's check that there are GPUs."""
+
+    def setup_environment(self):
+        super(DeepSpeedStrategy, self).setup_environment()
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self, lr):
+        super().__init__()
+        self.lr = lr
+        self.accuracy = BinaryAccuracy()
+
+    def configure_model(self):
+        # Called inside zero.Init: each rank makes its share of the model alone.
+        if not hasattr(self, "model"):
+            self.model = AutoModelForSequenceClassification.from_pretrained(MODEL)
+
+    def on_train_start(self):
+        require_zero3(self.trainer.strategy.model)
+
+    def training_step(self, batch, _):
+        loss = self.model(**batch).loss
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, _):
+        self.accuracy(self.model(**batch).logits.argmax(dim=-1), batch["labels"])
+        self.log("accuracy", self.accuracy, on_epoch=True)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+
+def train_func(config):
+    pl.seed_everything(config["seed"])
+    collate = make_collate()
+    loaders = [
+        DataLoader(read_texts(split), collate_fn=collate, batch_size=config["batch_size"])
+        for split in ("train", "validation")
+    ]
+    make_strategy = RayDeepSpeedStrategy if torch.cuda.is_available() else CpuDeepSpeedStrategy
+    trainer = pl.Trainer(
+        max_epochs=config["num_epochs"],
+        devices="auto",
+        accelerator="auto",
+        strategy=make_strategy(config=DEEPSPEED_CONFIG),
+        plugins=[RayLightningEnvironment()],
+        callbacks=[RayTrainReportCallback()],
+        precision=config["precision"],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        logger=False,
+    )
+    prepare_trainer(trainer).fit(Classifier(config["lr"]), *loaders)
+
+
+if __name__ == "__main__":
+    trainer = TorchTrainer(
+        train_func,
+        train_loop_config={
+            "seed": 42,
+            "num_epochs": 2,
+            "batch_size": 16,
+            "lr": 3e-4,
+            "precision": "bf16-mixed" if torch.cuda.is_available() else "32-true",
+        },
+        scaling_config=ScalingConfig(num_workers=4, use_gpu=True),
+    )
+    trainer.fit()
