@@ -26,9 +26,10 @@ DEEPSPEED_CONFIG = {
 
 
 class CpuDeepSpeedStrategy(RayDeepSpeedStrategy):
-    """Ray's strategy without Lightning's check that there are GPUs."""
+    """Ray's strategy without Lightning's checks that devices are GPUs and have numbers."""
 
     def setup_environment(self):
+        self.parallel_devices = [torch.device("cpu", 0)]
         super(DeepSpeedStrategy, self).setup_environment()
 
 

@@ -3,6 +3,7 @@
 deepspeed train.py --output_dir=checkpoints --deepspeed ds_config.json
 """
 
+import deepspeed
 from task import MODEL, make_collate, read_texts, require_zero3
 from transformers import (
     AutoModelForSequenceClassification,
@@ -15,6 +16,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 def main():
     (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses()
+    if args.use_cpu:
+        # Transformers has made the group by torch then, and DeepSpeed would count one rank.
+        deepspeed.init_distributed()
     # With the flag, each rank makes its share of the model alone.
     model = AutoModelForSequenceClassification.from_pretrained(MODEL)
     trainer = Trainer(

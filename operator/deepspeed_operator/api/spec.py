@@ -14,6 +14,7 @@ from deepspeed_operator.api.schema import (
     IntOrString,
     RawObject,
     fixed,
+    listed_by,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
@@ -40,7 +41,7 @@ class DataSource(ApiModel):
     format: Literal["Csv", "Json", "Parquet", "Text"]
     """Format of the files; Json is one object a line, or a list."""
     paths: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=1024)]],
+        list[Annotated[str, Field(max_length=1024, pattern=r"^/[^\x00]*$")]],
         Field(min_length=1, max_length=64, json_schema_extra=ATOMIC),
     ]
     """Files or folders, absolute, the same on all pods: in the image, the code or the storage."""
@@ -109,7 +110,7 @@ class Entrypoint(ApiModel):
     """The function's argument, when it takes one."""
     data: Annotated[
         list[DataSource],
-        Field(max_length=16, json_schema_extra={**ATOMIC, **fixed("data")}),
+        Field(max_length=16, json_schema_extra={**listed_by("name"), **fixed("data")}),
     ] = []
     """What a function trains from by Ray Data; every set is split over the ranks. Default none.
     Fixed at creation."""
