@@ -38,11 +38,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.lr = lr
         self.accuracy = BinaryAccuracy()
-
-    def configure_model(self):
-        # Called inside zero.Init: each rank makes its share of the model alone.
-        if not hasattr(self, "model"):
-            self.model = AutoModelForSequenceClassification.from_pretrained(MODEL)
+        self.model = AutoModelForSequenceClassification.from_pretrained(MODEL)
 
     def on_train_start(self):
         require_zero3(self.trainer.strategy.model)
