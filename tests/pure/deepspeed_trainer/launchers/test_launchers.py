@@ -51,6 +51,14 @@ def test_sizes_are_read(line: str, nodes: int | None, ranks_per_node: int | None
     assert (request.nodes, request.ranks_per_node) == (nodes, ranks_per_node)
 
 
+def test_localhost_is_the_node_of_a_job_that_has_one() -> None:
+    words = "--include localhost:0,1 train.py".split()
+    request = read_launch("deepspeed", words, hosts={"pod-a": 2}, read_file=FILES.get)
+    assert (request.nodes, request.ranks_per_node) == (1, 2)
+    with pytest.raises(LauncherRefused, match="no host 'localhost'; there are pod-a, pod-b"):
+        read("deepspeed --include localhost train.py")
+
+
 def test_what_follows_the_program_is_the_programs_own() -> None:
     request = read("deepspeed --num_gpus 2 train.py --num_gpus 7 -x -- --deepspeed")
     assert request.target == "train.py"
