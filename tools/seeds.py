@@ -126,6 +126,16 @@ def judge(row: Row, shown: Sequence[Shown]) -> str:
     return "skipped" if results else "no test"
 
 
+def name_tests(shown: Iterable[Shown]) -> list[str]:
+    """Return the tests of a row, each once; of one with several parameters the name alone."""
+    names = list(dict.fromkeys(each.test for each in shown))
+    stems = [name.partition("[")[0] for name in names]
+    plain = [
+        stem if stems.count(stem) > 1 else name for name, stem in zip(names, stems, strict=True)
+    ]
+    return list(dict.fromkeys(plain))
+
+
 def write_page(
     documents: Mapping[str, str], rows: Iterable[Row], shown: Iterable[Shown], root: Path = ROOT
 ) -> tuple[str, list[str]]:
@@ -144,7 +154,7 @@ def write_page(
     red, untried = [], ["", "Not tried:", ""]
     for row in rows:
         result = judge(row, by_key[row.key])
-        tests = "<br>".join(dict.fromkeys(f"`{each.test}`" for each in by_key[row.key]))
+        tests = "<br>".join(f"`{name}`" for name in name_tests(by_key[row.key]))
         told = f"**{result}**" if result not in {"passed", "untried"} else result
         place = row.find_example(root)
         lines.append(f"| {row.seed} | {row.feature} | {place} | {tests} | {told} |")

@@ -62,7 +62,8 @@ def run_inside(image: str, tests: str, site: Path, tmp_path: Path) -> None:
     place = ["--isolation", "oci", "--runtime", "/usr/sbin/runc"]
     place += ["--network", "none", "--hostname", "localhost"]
     as_user = ["--user", "1000", "--workingdir", "/src", "--env", "PYTHONPATH=/site"]
-    words = ["-p", "no:cacheprovider", "--basetemp=/tmp/tests", "--junitxml=/tmp/report.xml", tests]
+    words = ["-p", "no:cacheprovider", "--basetemp=/tmp/tests", tests]
+    words += ["--junitxml=/tmp/report.xml", "--junitprefix=tests.trainer"]
     shell = Shell(tmp_path / "buildah.log")
     with imagebuild.working_container(shell, image) as (container, _):
         run = [*imagebuild.buildah(), "run", *place, *lent, *as_user, container, "--"]

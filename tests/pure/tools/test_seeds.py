@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from tools.seeds import LIST, PAGE, ROOT, Row, Shown, WrongList, read_list, read_report, write_page
+from tools.seeds import (
+    LIST,
+    PAGE,
+    ROOT,
+    Row,
+    Shown,
+    WrongList,
+    name_tests,
+    read_list,
+    read_report,
+    write_page,
+)
 
 ROW = Row("S2", "Ray Data")
 REPORT = """<testsuites><testsuite>
@@ -55,6 +66,11 @@ def test_a_row_links_to_the_line_that_shows_it(tmp_path: Path) -> None:
     row = Row("S2", "Ray Data", "train.py", "read_data")
     page, _ = write_page({}, [row], shown("passed"), tmp_path)
     assert "| S2 | Ray Data | [train.py:2](../train.py#L2) | `t` | passed |" in page
+
+
+def test_a_test_with_many_parameters_is_named_once() -> None:
+    names = ["a::t[1]", "a::t[2]", "a::u[x]", "a::u[x]"]
+    assert name_tests(Shown("", name, "passed") for name in names) == ["a::t", "a::u[x]"]
 
 
 @pytest.mark.parametrize(
