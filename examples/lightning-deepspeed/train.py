@@ -3,16 +3,15 @@
 A complete Ray Train program; nothing in it is the operator's.
 """
 
+import shutil
+import tempfile
+
 import lightning.pytorch as pl
+import ray.train
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from ray.train import ScalingConfig
-from ray.train.lightning import (
-    RayDeepSpeedStrategy,
-    RayLightningEnvironment,
-    RayTrainReportCallback,
-    prepare_trainer,
-)
+from ray.train import Checkpoint, ScalingConfig
+from ray.train.lightning import RayDeepSpeedStrategy, RayLightningEnvironment, prepare_trainer
 from ray.train.torch import TorchTrainer
 from task import MODEL, make_collate, read_texts, require_zero3
 from torch.utils.data import DataLoader
@@ -31,6 +30,22 @@ class CpuDeepSpeedStrategy(RayDeepSpeedStrategy):
     def setup_environment(self):
         self.parallel_devices = [torch.device("cpu", 0)]
         super(DeepSpeedStrategy, self).setup_environment()
+
+
+class ReportShards(pl.Callback):
+    """Each rank reports what it saved.
+
+    DeepSpeed's saves go to the folder of rank 0's choice, on every node; RayTrainReportCallback
+    would look for those of the other ranks elsewhere.
+    """
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        folder = trainer.strategy.broadcast(tempfile.mkdtemp())
+        trainer.save_checkpoint(f"{folder}/checkpoint.ckpt")
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+        trainer.strategy.barrier()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Classifier(pl.LightningModule):
@@ -70,7 +85,7 @@ def train_func(config):
         accelerator="auto",
         strategy=make_strategy(config=DEEPSPEED_CONFIG),
         plugins=[RayLightningEnvironment()],
-        callbacks=[RayTrainReportCallback()],
+        callbacks=[ReportShards()],
         precision=config["precision"],
         enable_checkpointing=False,
         enable_progress_bar=False,
