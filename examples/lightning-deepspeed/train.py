@@ -39,7 +39,7 @@ class ReportShards(pl.Callback):
     would look for those of the other ranks elsewhere.
     """
 
-    def on_train_epoch_end(self, trainer, pl_module):
+    def on_train_epoch_end(self, trainer, _):
         folder = trainer.strategy.broadcast(tempfile.mkdtemp())
         trainer.save_checkpoint(f"{folder}/checkpoint.ckpt")
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
