@@ -127,7 +127,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a data set has a name of its own": (
         {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
         {**BASE, "entrypoint": {"function": "a:b", "data": [*DATA, *DATA]}},
-        "spec.entrypoint.data",
+        "spec.entrypoint.data[1]",
     ),
     "a working directory is absolute": (
         {**BASE, "entrypoint": {"script": "train.py", "workingDir": "/app"}},
@@ -216,6 +216,11 @@ FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.entrypoint.function",
     ),
     "args": (BASE, {"entrypoint": {"args": ["--more"]}}, "spec.entrypoint.args"),
+    "data": (
+        {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
+        {"entrypoint": {"data": [{**DATA[0], "paths": ["/other"]}]}},
+        "spec.entrypoint.data",
+    ),
     "module": (
         {**BASE, "entrypoint": {"module": "a"}},
         {"entrypoint": {"module": "b"}},
