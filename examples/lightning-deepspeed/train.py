@@ -27,8 +27,10 @@ DEEPSPEED_CONFIG = {
 class CpuDeepSpeedStrategy(RayDeepSpeedStrategy):
     """Ray's strategy without Lightning's checks that devices are GPUs and have numbers."""
 
+    root_device = torch.device("cpu", 0)
+
     def setup_environment(self):
-        self.parallel_devices = [torch.device("cpu", 0)]
+        self.parallel_devices = [self.root_device]
         super(DeepSpeedStrategy, self).setup_environment()
 
 
