@@ -23,7 +23,8 @@ HEAD = """# What the seeds show, and what shows it here
 
 `make seeds` writes this page from the reports of the tests (`make test`, `make test-full` and
 `make test-trainer`) and from `examples/seeds.toml`. A feature whose test failed, was skipped or is
-missing is red and fails the command; what was not tried is listed with its reason.
+missing is red and fails the command; what was not tried is listed with its reason. Of a test that
+was run again the last run counts.
 
 | seed | document |
 |---|---|
@@ -145,7 +146,8 @@ def write_page(
         WrongList: an example or its line is not there, or a test's mark names no feature.
     """
     by_key: dict[str, list[Shown]] = {row.key: [] for row in rows}
-    for each in shown:
+    # Of a test that was run again, the last run counts.
+    for each in {(each.key, each.test): each for each in shown}.values():
         if each.key not in by_key:
             raise WrongList(f"{each.test} is marked {each.key!r}, which {LIST.name} does not have")
         by_key[each.key].append(each)

@@ -27,7 +27,7 @@ REPORT = """<testsuites><testsuite>
 
 
 def shown(*results: str) -> list[Shown]:
-    return [Shown(ROW.key, "t", result) for result in results]
+    return [Shown(ROW.key, f"t{number}", result) for number, result in enumerate(results)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_row_links_to_the_line_that_shows_it(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("a\nread_data()\n")
     row = Row("S2", "Ray Data", "train.py", "read_data")
     page, _ = write_page({}, [row], shown("passed"), tmp_path)
-    assert "| S2 | Ray Data | [train.py:2](../train.py#L2) | `t` | passed |" in page
+    assert "| S2 | Ray Data | [train.py:2](../train.py#L2) | `t0` | passed |" in page
 
 
 def test_a_test_with_many_parameters_is_named_once() -> None:
@@ -89,6 +89,12 @@ def test_an_example_that_is_not_there_is_an_error(tmp_path: Path, row: Row, says
 def test_a_mark_that_names_no_feature_is_an_error() -> None:
     with pytest.raises(WrongList, match="S9: other"):
         write_page({}, [ROW], [Shown("S9: other", "t", "passed")])
+
+
+def test_of_a_test_that_was_run_again_the_last_run_counts() -> None:
+    runs = [Shown(ROW.key, "t", result) for result in ("failed", "passed")]
+    assert write_page({}, [ROW], runs)[1] == []
+    assert write_page({}, [ROW], reversed(runs))[1] == ["S2: Ray Data: failed"]
 
 
 def test_a_feature_is_listed_once() -> None:
