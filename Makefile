@@ -29,18 +29,23 @@ down: venv ## Remove the demo's cluster, or what it left on an existing one (CLU
 
 .PHONY: test
 test: setup ## Run all tests, from pure to real training (CLUSTER: where those train)
-	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m "not full" --durations=10
+	@$(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m "not full" --durations=10 \
+	  --junitxml=build/reports/test.xml
 
 # boto3 and the operator's kubernetes want different releases of one package: hence the folder.
 .PHONY: test-full
 test-full: setup ## Run the tests that build further programs: fake nodes, Kueue, S3 (minutes)
 	@$(VENV)/pip install --quiet --upgrade --target build/s3-client "boto3>=1.44,<1.45"
 	@PYTHONPATH=build/s3-client $(VENV)/pytest $(TESTS) --ignore=$(TRAINER_TESTS) -m full \
-	  --durations=10
+	  --durations=10 --junitxml=build/reports/full.xml
 
 .PHONY: test-trainer
 test-trainer: setup ## Run the trainer's own tests in its image: ends, resume, functions (minutes)
-	@$(VENV)/pytest $(TRAINER_TESTS) --durations=10
+	@$(VENV)/pytest $(TRAINER_TESTS) --durations=10 --junitxml=build/reports/trainer.xml
+
+.PHONY: seeds
+seeds: venv ## Write docs/seeds.md from the reports of all tests; fails when something is not shown
+	@$(VENV)/python -m tools.seeds build/reports/*.xml
 
 .PHONY: bench
 bench: setup ## Measure the start of a job beside RayJob, on two real nodes (half an hour)

@@ -10,13 +10,20 @@ from collections import Counter
 
 import pytest
 
+from tests.support.seeds import MARK, note
+
 BY_CHOICE = "by choice: "
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARK)
     # A shell starts what runs in its background with SIGINT ignored, and all children inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    note(items)
 
 
 def skips(reporter: pytest.TerminalReporter) -> Counter[str]:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPERATOR = "localhost/deepspeed-operator:dev"
 TRAINER = "localhost/deepspeed-trainer:dev"
 QUICKSTART = "localhost/deepspeed-quickstart:dev"
+EXAMPLES = "localhost/deepspeed-examples:dev"
 SHOWN = 5
 
 RECIPES = (
@@ -43,15 +44,23 @@ RECIPES = (
     ),
 )
 
+FOR_EXAMPLES = Recipe(
+    EXAMPLES,
+    ROOT / "examples" / "image" / "Dockerfile",
+    ROOT / "examples" / "image",
+    bases={"QUICKSTART_IMAGE": QUICKSTART},
+)
+"""What the examples' tests need besides; the demo does not."""
+
 
 def bare_steps() -> list[Step]:
     """What tests on a real API server need; no rights of root."""
     return cluster.all_build_steps(("control-plane", "tools"))
 
 
-def image_steps() -> list[Step]:
+def image_steps(*more: Recipe) -> list[Step]:
     """The images. They wait for each other, but not for the compilers."""
-    steps = imagebuild.steps(*RECIPES)
+    steps = imagebuild.steps(*RECIPES, *more)
     return [replace(step, lane="images") if step.lane else step for step in steps]
 
 

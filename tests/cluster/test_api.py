@@ -14,6 +14,7 @@ from tests.support.installed import ROOT
 from tests.support.kube import Kube, Refused
 
 CRD = ROOT / "crds" / "deepspeedjobs.dsjob.dev.yaml"
+DATA = [{"name": "train", "format": "Json", "paths": ["/data"]}]
 BASE: dict[str, Any] = {"nodes": 2, "entrypoint": {"script": "train.py"}}
 
 
@@ -118,6 +119,16 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"script": "train.py", "sizing": "Program"}},
         "spec.entrypoint.sizing",
     ),
+    "data are for functions": (
+        {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
+        {**BASE, "entrypoint": {"script": "train.py", "data": DATA}},
+        "spec.entrypoint.data",
+    ),
+    "a data set has a name of its own": (
+        {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
+        {**BASE, "entrypoint": {"function": "a:b", "data": [*DATA, *DATA]}},
+        "spec.entrypoint.data[1]",
+    ),
     "a working directory is absolute": (
         {**BASE, "entrypoint": {"script": "train.py", "workingDir": "/app"}},
         {**BASE, "entrypoint": {"script": "train.py", "workingDir": "app"}},
@@ -205,6 +216,11 @@ FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.entrypoint.function",
     ),
     "args": (BASE, {"entrypoint": {"args": ["--more"]}}, "spec.entrypoint.args"),
+    "data": (
+        {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
+        {"entrypoint": {"data": [{**DATA[0], "paths": ["/other"]}]}},
+        "spec.entrypoint.data",
+    ),
     "module": (
         {**BASE, "entrypoint": {"module": "a"}},
         {"entrypoint": {"module": "b"}},

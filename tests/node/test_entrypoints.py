@@ -44,6 +44,7 @@ def test_a_program_with_a_trainer_of_its_own_comes_from_a_config_map(
     assert status["checkpoint"]["path"].startswith(status["run"]["storagePath"])
 
 
+@pytest.mark.seed("S3", ".deepspeed_env")
 @pytest.mark.usefixtures("operator")
 def test_a_script_with_a_launcher_comes_from_a_volume_with_its_environment(
     quickstart: Callable[..., Run], kube: Kube, namespace: str

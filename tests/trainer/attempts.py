@@ -17,7 +17,7 @@ from deepspeed_trainer.contract import (
     attempt_dir,
     checkpoint_dir,
 )
-from tests.trainer.raycluster import PROGRAMS, RayCluster
+from tests.trainer.raycluster import RayCluster
 
 ATTEMPT_S = 300.0
 _jobs = itertools.count(1)
@@ -96,7 +96,7 @@ class Job:
         return subprocess.Popen(
             [sys.executable, "-m", "deepspeed_trainer.driver"],
             env={**self.cluster.env, "DSJOB_CONTRACT": contract.to_json()},
-            cwd=PROGRAMS,
+            cwd=self.cluster.code,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -3,7 +3,7 @@
 They need an interpreter that has what the trainer image has, and accelerate, so they are started
 by name:
 `<that python> -m pytest -c tests/trainer/pytest.ini tests/trainer`.  Under any other interpreter
-nothing is collected here.
+nothing is collected here, and the examples only where their image's packages are.
 """
 
 import importlib.util
@@ -12,10 +12,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.seeds import MARK, note
+
+EXAMPLES_NEED = ("accelerate", "datasets", "lightning", "torchmetrics", "transformers")
+collect_ignore = [] if all(map(importlib.util.find_spec, EXAMPLES_NEED)) else ["test_examples.py"]
 if all(importlib.util.find_spec(name) for name in ("ray", "torch", "deepspeed")):
     from tests.trainer.raycluster import RayCluster
 else:
     collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARK)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    note(items)
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,17 @@ class RayCluster:
     """Context manager; `env` is that of a process in the head's pod."""
 
     def __init__(
-        self, pods: tuple[str, ...], ranks_per_pod: int = 1, env: Mapping[str, str] | None = None
+        self,
+        pods: tuple[str, ...],
+        ranks_per_pod: int = 1,
+        env: Mapping[str, str] | None = None,
+        code: Path = PROGRAMS,
+        lib: str = "",
     ) -> None:
+        self.code = code
+        """The working directory of programs, as where a job's code is mounted."""
+        self.lib = lib
+        """A folder more to import from."""
         self._pods = pods
         self._ranks_per_pod = ranks_per_pod
         self._folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
@@ -41,7 +50,9 @@ class RayCluster:
         self.env = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT / 'trainer_image'}:{PROGRAMS}",
+            "PYTHONPATH": ":".join(
+                str(folder) for folder in (ROOT / "trainer_image", code, lib) if folder
+            ),
             "HOME": str(self._folder),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
@@ -120,7 +131,7 @@ class RayCluster:
         command += ["--disable-usage-stats", "--object-store-memory=80000000"]
         with (self._folder / f"{pod}.log").open("wb") as log:
             process = subprocess.Popen(
-                command, env=env, cwd=PROGRAMS, stdout=log, stderr=log, start_new_session=True
+                command, env=env, cwd=self.code, stdout=log, stderr=log, start_new_session=True
             )
         self._processes.append(process)
 

@@ -25,6 +25,7 @@ def node_log(outcome: Outcome, node: int) -> str:
     return (outcome.folder / "logs" / f"node-{node:05d}.log").read_text()
 
 
+@pytest.mark.seed("S3", "DS_ENV_FILE")
 @pytest.mark.parametrize(
     "launcher", ["deepspeed", "torchrun", "torch-module", "mpirun", "accelerate"]
 )
@@ -46,6 +47,17 @@ def test_the_launcher_in_a_script_starts_the_jobs_ranks(
         log = node_log(outcome, node)
         assert f"before the launcher on node {node} of 2" in log
         assert "after the launcher: 0" in log
+
+
+def test_ranks_get_the_variables_of_deepspeeds_own_file(
+    cluster: RayCluster, storage: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine"
+    file.write_text("ACCELERATE_USE_DEEPSPEED=from the file\n")
+    line = f"DS_ENV_FILE={file} ./node.sh deepspeed --steps=1"
+    outcome = run(Job(cluster, storage), "sh", "-c", line)
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log
+    assert outcome.said(1)["ACCELERATE_USE_DEEPSPEED"] == "from the file"
 
 
 def test_a_rank_that_is_killed_under_a_launcher_is_named_and_the_job_resumes(
@@ -82,6 +94,7 @@ def test_a_launcher_in_every_rank_is_refused_with_the_fix(
     assert "say entrypoint.per: Node" in "\n".join(failure.log_tail)
 
 
+@pytest.mark.seed("S3", "--bind_cores_to_rank, --bind_core_list")
 def test_ranks_end_with_the_supervisor_of_their_node(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ FIXED_OPTIONAL = (
     "code",
     *(f"entrypoint.{kind}" for kind in KINDS),
     "entrypoint.args",
+    "entrypoint.data",
     "entrypoint.workingDir",
 )
 """Fields that may neither appear nor vanish; rules on the fields themselves keep their values."""
@@ -24,6 +25,12 @@ SPEC_RULES = rules(
         "!has(self.entrypoint.config) || has(self.entrypoint.function)",
         "entrypoint.config is the argument of entrypoint.function; others take args",
         path=".entrypoint.config",
+    ),
+    rule(
+        "!has(self.entrypoint.data) || size(self.entrypoint.data) == 0"
+        " || has(self.entrypoint.function)",
+        "entrypoint.data is for entrypoint.function; the others read their own data",
+        path=".entrypoint.data",
     ),
     rule(
         "!has(self.entrypoint.args) || size(self.entrypoint.args) == 0"

@@ -15,6 +15,7 @@ from deepspeed_operator.api.schema import (
     IntOrString,
     RawObject,
     fixed,
+    listed_by,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
@@ -31,6 +32,20 @@ class Accelerator(ApiModel):
     """Kind of device. Default Nvidia. CPU asks for no device and trains with gloo."""
     resource_name: Annotated[str, Field(max_length=253)] | None = None
     """Extended resource of the device. Default by type, nvidia.com/gpu for Nvidia."""
+
+
+class DataSource(ApiModel):
+    """Files that Ray Data reads, which the function gets as ray.train.get_dataset_shard(name)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of the data set."""
+    format: Literal["Csv", "Json", "Parquet", "Text"]
+    """Format of the files; Json is one object a line, or a list."""
+    paths: Annotated[
+        list[Annotated[str, Field(max_length=1024, pattern=r"^/[^\x00]*$")]],
+        Field(min_length=1, max_length=64, json_schema_extra=ATOMIC),
+    ]
+    """Files or folders, absolute, the same on all pods: in the image, the code or the storage."""
 
 
 class Entrypoint(ApiModel):
@@ -94,6 +109,12 @@ class Entrypoint(ApiModel):
     for an environment variable of the process."""
     config: RawObject | None = None
     """The function's argument, when it takes one."""
+    data: Annotated[
+        list[DataSource],
+        Field(max_length=16, json_schema_extra={**listed_by("name"), **fixed("data")}),
+    ] = []
+    """What a function trains from by Ray Data; every set is split over the ranks. Default none.
+    Fixed at creation."""
     local_rank_arg: Annotated[bool, Field(json_schema_extra=fixed("localRankArg"))] = True
     """Whether script and module are given --local_rank=N. Default true. Fixed at creation."""
     distributed: Annotated[bool, Field(json_schema_extra=fixed("distributed"))] = True

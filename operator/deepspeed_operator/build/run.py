@@ -97,6 +97,10 @@ def _build_entrypoint(spec: DeepSpeedJobSpec) -> contract.Entrypoint:
         local_rank_arg=given.local_rank_arg,
         sizing=given.sizing,
         per=given.per,
+        data=tuple(
+            contract.DataSource(source.name, source.format, tuple(source.paths))
+            for source in given.data
+        ),
     )
 
 

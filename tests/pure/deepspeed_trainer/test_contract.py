@@ -6,8 +6,21 @@ from typing import Any
 import pytest
 
 from deepspeed_trainer import contract
-from deepspeed_trainer.contract import Cause, ContractError, RunContract
+from deepspeed_trainer.contract import (
+    Cause,
+    ContractError,
+    DataSource,
+    Entrypoint,
+    EntrypointKind,
+    RunContract,
+)
 from tests.pure.deepspeed_trainer.makers import a_contract
+
+A_FUNCTION = a_contract(
+    entrypoint=Entrypoint(
+        EntrypointKind.FUNCTION, "train:main", data=(DataSource("train", "Json", ("/data",)),)
+    )
+)
 
 
 def test_a_contract_survives_the_wire() -> None:
@@ -18,6 +31,25 @@ def test_a_contract_survives_the_wire() -> None:
 def test_what_may_be_absent_survives_the_wire() -> None:
     given = a_contract(deepspeed_config=None, storage=None, env={})
     assert RunContract.from_json(given.to_json()) == given
+
+
+def test_the_data_of_a_function_survives_the_wire() -> None:
+    assert RunContract.from_json(A_FUNCTION.to_json()) == A_FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"format": "Pickle"}, r"contract\.entrypoint\.data\[0\]\.format"),
+        ({"paths": "/data"}, r"contract\.entrypoint\.data\[0\]\.paths"),
+        ({"split": True}, r"contract\.entrypoint\.data\[0\]\.split"),
+    ],
+)
+def test_data_that_cannot_be_read_is_refused(changes: dict[str, Any], wanted: str) -> None:
+    plain = json.loads(A_FUNCTION.to_json())
+    plain["entrypoint"]["data"][0] |= changes
+    with pytest.raises(ContractError, match=wanted):
+        RunContract.from_json(json.dumps(plain))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

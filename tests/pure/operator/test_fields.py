@@ -61,6 +61,15 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"entrypoint": {"function": "a:f"}},
         {"entrypoint": {"function": "a:f", "config": {"lr": "1"}}},
     ),
+    "entrypoint.data": (
+        {"entrypoint": {"function": "a:f"}},
+        {
+            "entrypoint": {
+                "function": "a:f",
+                "data": [{"name": "train", "format": "Json", "paths": ["/data"]}],
+            }
+        },
+    ),
     "entrypoint.localRankArg": (
         {"entrypoint": SCRIPT},
         {"entrypoint": {**SCRIPT, "localRankArg": False}},

@@ -20,7 +20,7 @@ def choose_slots(
     """Return the slots that a deepspeed command line chooses, by host."""
     name = given.get("hostfile", JOB_HOSTFILE)
     text = read_file(name)
-    pool = dict(hosts) if text is None else read_hostfile(name, text)
+    pool = _name_own(hosts) if text is None else read_hostfile(name, text)
     include, exclude = given.get("include"), given.get("exclude")
     counts = [read_whole("deepspeed", given, flag) for flag in ("num_nodes", "num_accelerators")]
     if include and exclude:
@@ -41,6 +41,11 @@ def choose_slots(
         }
     chosen = {host: slots for host, slots in chosen.items() if slots}
     return _trim(chosen, *counts)
+
+
+def _name_own(hosts: Mapping[str, int]) -> dict[str, int]:
+    """Return the job's hosts as DeepSpeed calls them: a single one is localhost to it."""
+    return {"localhost": sum(hosts.values())} if len(hosts) == 1 else dict(hosts)
 
 
 def _trim(

@@ -22,6 +22,26 @@ def read_launch(
     return _READERS[launcher](parse(launcher, words), hosts, read_file)
 
 
+def read_env_file(name: str, read_file: ReadFile) -> Mapping[str, str]:
+    """Return the variables that DeepSpeed's launcher gives to all ranks, of every place it looks.
+
+    It looks for the file in the home folder and in the working directory, whose file wins.
+
+    Raises:
+        LauncherRefused: a line is not NAME=VALUE.
+    """
+    found: dict[str, str] = {}
+    for path in (f"~/{name}", name):
+        for line in (read_file(path) or "").splitlines():
+            key, sign, value = line.partition("=")
+            if not line.strip() or line.startswith("#"):
+                continue
+            if not sign:
+                raise LauncherRefused(f"deepspeed: {path} says {line!r}; write NAME=VALUE")
+            found[key.strip()] = value
+    return found
+
+
 def _read_deepspeed(
     given: Mapping[str, Any], hosts: Mapping[str, int], read_file: ReadFile
 ) -> LaunchRequest:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 from deepspeed_trainer.contract import RESTART_ENV, RUN_ENV
 from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.launchers.hosts import share_cores
-from deepspeed_trainer.launchers.read import read_launch
+from deepspeed_trainer.launchers.read import read_env_file, read_launch
 from deepspeed_trainer.launchers.request import (
     LauncherRefused,
     LaunchRequest,
@@ -62,7 +63,11 @@ def launch(launcher: str, words: Sequence[str], order: NodeOrder) -> int:
     Raises:
         LauncherRefused: it asks for what this job is not.
     """
-    return run(read_launch(launcher, words, hosts=order.hosts, read_file=_read_file), order)
+    request = read_launch(launcher, words, hosts=order.hosts, read_file=_read_file)
+    if launcher == "deepspeed":
+        env = read_env_file(os.environ.get("DS_ENV_FILE", ".deepspeed_env"), _read_file)
+        request = replace(request, env=env)
+    return run(request, order)
 
 
 def run(request: LaunchRequest, order: NodeOrder) -> int:
@@ -255,7 +260,7 @@ def _cores(request: LaunchRequest, order: NodeOrder, rank: RankStart) -> list[in
 
 
 def _read_file(name: str) -> str | None:
-    path = Path(name)
+    path = Path(name).expanduser()
     return path.read_text() if path.is_file() else None
 
 

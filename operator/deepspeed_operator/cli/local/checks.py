@@ -38,6 +38,7 @@ def check_job(document: Mapping[str, Any], note: Callable[[str], None]) -> DeepS
             f" {names.API_VERSION}"
         )
     causes = [*_name_faults(document["metadata"]["name"]), *_unknown_fields(document)]
+    causes += _repeated_items(document)
     spec, faults = _read_spec(document.get("spec"))
     if spec is not None:
         causes += _broken_rules(document["metadata"], spec, note)
@@ -74,6 +75,17 @@ def _unknown_fields(document: Mapping[str, Any]) -> Iterator[Cause]:
                 close = get_close_matches(str(key), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 yield _path(path, key), f"there is no such field{hint}"
+
+
+def _repeated_items(document: Mapping[str, Any]) -> Iterator[Cause]:
+    for node, value, path in _walk({"spec": document.get("spec")}):
+        keys = node.get("x-kubernetes-list-map-keys", ())
+        if not keys or not isinstance(value, list):
+            continue
+        found = [[item.get(key) for key in keys] for item in value if isinstance(item, dict)]
+        for index, each in enumerate(found):
+            if each in found[:index]:
+                yield f"{path}[{index}]", f"{', '.join(keys)} {each} is there twice"
 
 
 def _broken_rules(

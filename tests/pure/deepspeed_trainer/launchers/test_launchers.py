@@ -4,7 +4,7 @@ import pytest
 
 from deepspeed_trainer.launchers.flags import FLAGS
 from deepspeed_trainer.launchers.hosts import read_hostfile, share_cores
-from deepspeed_trainer.launchers.read import read_launch
+from deepspeed_trainer.launchers.read import read_env_file, read_launch
 from deepspeed_trainer.launchers.request import (
     LauncherRefused,
     LaunchRequest,
@@ -24,6 +24,7 @@ def read(line: str) -> LaunchRequest:
     return read_launch(launcher, words, hosts=HOSTS, read_file=FILES.get)
 
 
+@pytest.mark.seed("S3", "--no_python, --no_local_rank, --exclude, --num_nodes, --num_gpus")
 @pytest.mark.parametrize(
     ("line", "nodes", "ranks_per_node"),
     [
@@ -50,6 +51,14 @@ def test_sizes_are_read(line: str, nodes: int | None, ranks_per_node: int | None
     assert (request.nodes, request.ranks_per_node) == (nodes, ranks_per_node)
 
 
+def test_localhost_is_the_node_of_a_job_that_has_one() -> None:
+    words = "--include localhost:0,1 train.py".split()
+    request = read_launch("deepspeed", words, hosts={"pod-a": 2}, read_file=FILES.get)
+    assert (request.nodes, request.ranks_per_node) == (1, 2)
+    with pytest.raises(LauncherRefused, match="no host 'localhost'; there are pod-a, pod-b"):
+        read("deepspeed --include localhost train.py")
+
+
 def test_what_follows_the_program_is_the_programs_own() -> None:
     request = read("deepspeed --num_gpus 2 train.py --num_gpus 7 -x -- --deepspeed")
     assert request.target == "train.py"
@@ -57,6 +66,10 @@ def test_what_follows_the_program_is_the_programs_own() -> None:
     assert request.command_line == "python train.py --num_gpus 7 -x -- --deepspeed"
 
 
+@pytest.mark.seed(
+    "S3", "--launcher, --ssh_port, --elastic_training and others that a job has no use for"
+)
+@pytest.mark.seed("S3", "--no_python, --no_local_rank, --exclude, --num_nodes, --num_gpus")
 @pytest.mark.parametrize(
     ("line", "kind", "flag"),
     [
@@ -89,12 +102,22 @@ def test_how_ranks_meet_is_left_to_the_job() -> None:
     )
 
 
+def test_variables_of_deepspeeds_file_are_taken_from_home_and_from_here() -> None:
+    files = {"~/.deepspeed_env": "A=1\nB=1=x\n", ".deepspeed_env": "# why\n\nA=2\n"}
+    assert read_env_file(".deepspeed_env", files.get) == {"A": "2", "B": "1=x"}
+    with pytest.raises(LauncherRefused, match="mine says 'A'; write NAME=VALUE"):
+        read_env_file("mine", {"mine": "A\n"}.get)
+
+
 def test_variables_of_mpirun_are_taken() -> None:
     request = read("mpirun -x A=1 -x PATH -genv B 2 --mca btl ^openib python a.py -x C=3")
     assert request.env == {"A": "1", "PATH": None, "B": "2"}
     assert request.args == ("a.py", "-x", "C=3")
 
 
+@pytest.mark.seed(
+    "S3", "--launcher, --ssh_port, --elastic_training and others that a job has no use for"
+)
 @pytest.mark.parametrize(
     ("line", "says"),
     [
