@@ -1,5 +1,6 @@
 """A rank's share of its pod's cores, and binding to it."""
 
+import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -40,5 +41,6 @@ def name_threads(contract: RunContract, cores: Collection[int]) -> dict[str, str
 
 def bind_this_process(cores: Collection[int]) -> None:
     """Bind every thread that this process has; those to come inherit it."""
-    for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), cores)
+    for thread in list(Path("/proc/self/task").iterdir()):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), cores)
