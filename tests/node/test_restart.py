@@ -53,9 +53,9 @@ def of_restart(events: list[dict[str, Any]], restart: int) -> list[dict[str, Any
 def assert_resumed_exactly(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> int:
     """Compare what was saved last with what was loaded next; returns its step."""
     saved_step = max(committed_steps(before))
-    loaded = shards(after, "loaded", saved_step)
-    assert set(loaded) == {0, 1}, "every rank loaded the step that was saved last"
-    assert loaded == shards(before, "saved", saved_step)
+    loaded = shards(after, "prepared", saved_step)
+    assert set(loaded) == {0, 1}, "every rank read the step that was saved last"
+    assert loaded == shards(before, "brought", saved_step)
     first_steps = {e["rank"]: e["step"] for e in after if e["event"] == "firstStep"}
     assert first_steps == {0: saved_step + 1, 1: saved_step + 1}
     return saved_step
