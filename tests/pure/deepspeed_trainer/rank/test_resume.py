@@ -1,0 +1,77 @@
+"""The chosen checkpoint is put where the program had saved it, and read before a start."""
+
+from pathlib import Path
+
+import pytest
+
+from deepspeed_trainer.board.ranks import Resume
+from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
+from deepspeed_trainer.contract import MANIFEST_FILE, ManifestFile, RunContract
+from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
+from deepspeed_trainer.rank.resume import Damaged, prepare
+from tests.pure.deepspeed_trainer.makers import a_contract, a_manifest
+
+SAVE = "team/bert/uid-1/run-1/checkpoints/step-5"
+FILES = {
+    "tag/zero_pp_rank_0_x.pt": 0,
+    "tag/zero_pp_rank_1_x.pt": 1,
+    "latest": 0,
+}
+
+
+def a_saved_job(volume: Path, source: str = ".") -> tuple[RunContract, Resume]:
+    """A job whose volume holds a committed checkpoint of two ranks."""
+    files = []
+    for path, rank in FILES.items():
+        file = volume / SAVE / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("tag" if path == "latest" else path)
+        files.append(ManifestFile(path, file.stat().st_size, hash_file(file), rank))
+    manifest = a_manifest(files=tuple(files), source=source, tag="tag")
+    VolumeStore(volume).write(f"{SAVE}/{MANIFEST_FILE}", manifest.to_json().encode())
+    return a_contract(storage=str(volume), attempt=2), Resume(1, save=SAVE, step=5, attempt=1)
+
+
+def test_each_rank_brings_its_own_shard_and_rank_0_what_all_read(tmp_path: Path) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    folder = program_checkpoint_dir(contract)
+    _, read = prepare(contract, 1, 0, resume)
+    assert [file.path for file in read] == ["tag/zero_pp_rank_1_x.pt"]
+    assert not (folder / "latest").exists()
+    resumed, read = prepare(contract, 0, 0, resume)
+    assert sorted(file.path for file in read) == ["latest", "tag/zero_pp_rank_0_x.pt"]
+    assert (folder / "latest").read_text() == "tag"
+    assert sorted(path.name for path in (folder / "tag").iterdir()) == [
+        "zero_pp_rank_0_x.pt",
+        "zero_pp_rank_1_x.pt",
+    ]
+    assert (resumed.folder, resumed.tag, resumed.step) == (str(folder), "tag", 5)
+
+
+def test_a_program_that_saved_elsewhere_finds_it_there(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "output" / "checkpoint-5"
+    contract, resume = a_saved_job(tmp_path / "volume", source=str(elsewhere))
+    prepare(contract, 0, 0, resume)
+    assert (elsewhere / "tag" / "zero_pp_rank_0_x.pt").exists()
+
+
+@pytest.mark.parametrize("path", ["tag/zero_pp_rank_1_x.pt", MANIFEST_FILE])
+def test_damage_is_named(tmp_path: Path, path: str) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    if path == MANIFEST_FILE:
+        (tmp_path / SAVE / path).unlink()
+    else:
+        (tmp_path / SAVE / path).write_text("other bytes")
+    with pytest.raises(Damaged, match=path.rsplit("/", 1)[-1]) as raised:
+        prepare(contract, 1, 0, resume)
+    assert raised.value.path == SAVE
+
+
+def test_what_a_start_before_left_and_never_counted_is_not_found(tmp_path: Path) -> None:
+    contract = a_contract(storage=str(tmp_path))
+    folder = program_checkpoint_dir(contract)
+    folder.mkdir(parents=True)
+    (folder / "latest").write_text("half")
+    resumed, read = prepare(contract, 0, 0, Resume(1))
+    assert (resumed.path, read) == ("", [])
+    assert not (folder / "latest").exists()
