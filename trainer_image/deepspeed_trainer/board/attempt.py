@@ -262,7 +262,7 @@ class Attempt:
             must_stop=must_stop,
             may_leave=self._may_leave(rank),
             resume=self.resuming.chosen,
-            upload=self.saves.upload,
+            upload=self.saves.choose_upload(),
             newest_save=self.saves.newest,
             dump=self._vigil.dump_for(rank),
         )

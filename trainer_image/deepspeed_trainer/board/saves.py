@@ -93,9 +93,11 @@ class OpenSaves:
         complete = [n for n, save in self._open.items() if len(save.held) == self._world_size]
         return max(complete, default=0)
 
-    @property
-    def upload(self) -> int:
-        """The save that all ranks shall bring to the storage now; 0 for none."""
+    def choose_upload(self) -> int:
+        """Return the save that all ranks shall bring to the storage now; 0 for none.
+
+        Those that are older than a save that is chosen here will never count.
+        """
         if self._current not in self._open:
             newest = self.newest
             self._current = newest if newest in self._open else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deepspeed_trainer.board.beats import Phase
-from deepspeed_trainer.checkpoints.files import free_names, stamp_of
+from deepspeed_trainer.checkpoints.files import free_names
 from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
 from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -63,34 +63,27 @@ class SaveWatch:
         ) -> Any:
             named = str(tag) if tag is not None else f"global_step{engine.global_steps}"
             folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
-            before = self._guard.call(self._begin_save, folder, named)
+            self._guard.call(self._begin_save, folder, named)
             result = save(engine, save_dir, tag, *args, **kw)
             if engine.dsjob_write_beside is not None:
                 engine.dsjob_write_beside()
-            self._guard.call(self._note_saved, engine, folder, named, before)
+            self._guard.call(self._note_saved, engine, folder, named)
             return result
 
         return save_and_tell
 
-    def _begin_save(self, folder: Path, tag: str) -> dict[str, tuple[int, int, int]]:
-        """Before the first byte: end the save before, and write to no file that is held fast.
-
-        Returns the files that lie beside the tags, to know which of them this save writes.
-        """
+    def _begin_save(self, folder: Path, tag: str) -> None:
+        """Before the first byte: end the save before, and write to no file that is held fast."""
         self.close()
         free_names(folder / tag, self._rank)
-        return _loose_files(folder)
 
-    def _note_saved(
-        self, engine: Any, folder: Path, tag: str, before: dict[str, Any] | None
-    ) -> None:
+    def _note_saved(self, engine: Any, folder: Path, tag: str) -> None:
         self._is_open = True
         self._saved[folder / tag] = self._steps.done
         fact = {
             "kind": "saved",
             "folder": str(folder),
             "only": tag,
-            "loose_before": before or {},
             "tag": tag,
             "source": _describe_source(folder),
             "step": self._steps.done,
@@ -133,12 +126,6 @@ def _is_chosen(folder: Path, resumed: Resumed) -> bool:
     if resumed.folder and folder == Path(resumed.folder) / resumed.tag:
         return True
     return bool(resumed.report) and folder.is_relative_to(resumed.report)
-
-
-def _loose_files(folder: Path) -> dict[str, tuple[int, int, int]]:
-    if not folder.is_dir():
-        return {}
-    return {path.name: stamp_of(path) for path in folder.iterdir() if path.is_file()}
 
 
 def _describe_source(folder: Path) -> str:

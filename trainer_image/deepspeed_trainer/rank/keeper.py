@@ -234,9 +234,7 @@ def _members(fact: Fact) -> Iterator[Path]:
     elif fact.get("only"):
         yield from files.files_below(root / fact["only"])
         for path in sorted(root.iterdir()) if root.is_dir() else ():
-            if not path.is_file() or path.is_symlink() or path.name.startswith("."):
-                continue
-            if fact["loose_before"].get(path.name) != list(files.stamp_of(path)):
+            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
                 yield path
     else:
         yield from files.files_below(root)

@@ -5,6 +5,8 @@ fall back together.  Files without a rank in their name are brought by one rank 
 its folder.
 """
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +19,7 @@ from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.manifest import Manifest, ManifestFile
 from deepspeed_trainer.rank import rankenv
 
+_NUMBERED: Final = re.compile(r"checkpoint-(\d+)")
 LATEST_FILE: Final = "latest"
 """DeepSpeed's own pointer: the tag that load_checkpoint takes when it is given none."""
 
@@ -51,7 +54,11 @@ def prepare(
     if resume.save:
         manifest = _read_manifest(store, resume.save)
         target = _place(contract, manifest.source)
-        is_first = rank == 0 if store.place_of("") else local_rank == 0
+        volume = store.place_of("")
+        is_seen_by_all = volume is not None and target.is_relative_to(volume)
+        is_first = rank == 0 if is_seen_by_all else local_rank == 0
+        if is_first:
+            _set_aside_newer(target)
         for file in _files_for(manifest, rank, brings_shared=is_first):
             _check(resume.save, file, store.fetch(f"{resume.save}/{file.path}", target / file.path))
             read.append(file)
@@ -75,6 +82,19 @@ def _files_for(manifest: Manifest, rank: int, *, brings_shared: bool) -> Iterato
         is_own = file.rank == rank and not is_shared(file.path)
         if is_own or (brings_shared and (is_shared(file.path) or manifest.zero_stage < 3)):
             yield file
+
+
+def _set_aside_newer(chosen: Path) -> None:
+    """Rename what a start before saved later than `chosen` and what never counted.
+
+    Transformers continues from the highest checkpoint-N in its folder, whole or not.
+    """
+    number = _NUMBERED.fullmatch(chosen.name)
+    for other in chosen.parent.glob("checkpoint-*") if number else ():
+        found = _NUMBERED.fullmatch(other.name)
+        if number and found and int(found[1]) > int(number[1]):
+            shutil.rmtree(other.with_name(f"uncounted-{other.name}"), ignore_errors=True)
+            other.rename(other.with_name(f"uncounted-{other.name}"))
 
 
 def _place(contract: RunContract, source: str) -> Path:

@@ -36,7 +36,7 @@ class Rank:
         for name, data in files.items():
             (folder / name).write_bytes(data)
         fact = {"kind": "saved", "folder": str(self.work), "only": tag, "tag": tag, "step": step}
-        rest = {"zero_stage": 3, "source": ".", "loose_before": {}}
+        rest = {"zero_stage": 3, "source": "."}
         self.keeper.note_saved({**fact, **rest})
 
     def bring(self, number: int, newest: int | None = None) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ def test_a_file_that_grew_while_it_was_brought_is_no_checkpoint(rank: Rank) -> N
 
 
 def test_a_save_of_which_nothing_is_there_is_told(rank: Rank) -> None:
-    fact = {"folder": str(rank.work), "only": "tag", "tag": "tag", "step": 1, "loose_before": {}}
+    fact = {"folder": str(rank.work), "only": "tag", "tag": "tag", "step": 1}
     rank.keeper.note_saved({**fact, "zero_stage": 3, "source": "."})
     assert rank.facts[-1]["kind"] == "save_lost"
     assert "nothing of this rank" in rank.facts[-1]["message"]

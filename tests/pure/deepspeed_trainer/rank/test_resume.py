@@ -51,8 +51,25 @@ def test_each_rank_brings_its_own_shard_and_rank_0_what_all_read(tmp_path: Path)
 def test_a_program_that_saved_elsewhere_finds_it_there(tmp_path: Path) -> None:
     elsewhere = tmp_path / "output" / "checkpoint-5"
     contract, resume = a_saved_job(tmp_path / "volume", source=str(elsewhere))
+    prepare(contract, 1, 0, resume)
+    assert (elsewhere / "tag" / "zero_pp_rank_1_x.pt").exists()
+    assert (elsewhere / "latest").read_text() == "tag", "this pod has a disk of its own"
+
+
+def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    for name in ("checkpoint-3", "checkpoint-15", "checkpoint-15-notes"):
+        (output / name).mkdir(parents=True)
+    contract, resume = a_saved_job(tmp_path / "volume", source=str(output / "checkpoint-5"))
+    prepare(contract, 1, 1, resume)
+    assert (output / "checkpoint-15").exists(), "the first rank of a pod does it"
     prepare(contract, 0, 0, resume)
-    assert (elsewhere / "tag" / "zero_pp_rank_0_x.pt").exists()
+    assert sorted(path.name for path in output.iterdir()) == [
+        "checkpoint-15-notes",
+        "checkpoint-3",
+        "checkpoint-5",
+        "uncounted-checkpoint-15",
+    ]
 
 
 @pytest.mark.parametrize("path", ["tag/zero_pp_rank_1_x.pt", MANIFEST_FILE])
