@@ -14,6 +14,9 @@ from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.wire import PAGE_FILE, STACKS_FILE
 
+BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""A process that works as long as the one that started it is there."""
+
 
 def stand_here() -> None:
     threading.Event().wait()
@@ -39,7 +42,7 @@ def at_1() -> None:
 
 
 def wait_for_child() -> None:
-    subprocess.run([sys.executable, "-c", "while True: pass"], check=False)
+    subprocess.run([sys.executable, "-c", BUSY], check=False)
 
 
 class Work:
