@@ -13,10 +13,11 @@ from time import monotonic, sleep
 import pytest
 
 from deepspeed_trainer.board.attempt import Attempt
+from deepspeed_trainer.board.ranks import Orders, Verdict
 from deepspeed_trainer.contract import Cause, Failure, HangPolicy
 from deepspeed_trainer.hooks.wire import SUPERVISOR_ENV
 from deepspeed_trainer.rank.vitals import Vitals
-from tests.pure.deepspeed_trainer.makers import a_contract, hello
+from tests.pure.deepspeed_trainer.makers import a_contract, ended, hello
 from tests.trainer.raycluster import PROGRAMS
 
 POLICY = HangPolicy(min_s=2, factor=2, start_deadline_s=30)
@@ -50,20 +51,28 @@ class Pair:
         while monotonic() < end and not until():
             for rank, vitals in enumerate(self._vitals):
                 assert self._processes[rank].poll() is None, f"rank {rank} has ended"
-                self._talk(rank, vitals)
-            failure = self.attempt.progress().failure
-            if failure is not None:
-                return failure
+                if self._talk(rank, vitals).must_stop:
+                    return self._conclude()
             sleep(TICK_S)
         return None
 
-    def _talk(self, rank: int, vitals: Vitals) -> None:
+    def _conclude(self) -> Failure | None:
+        """Stop the ranks as they are told to, and let the board judge."""
+        self.end()
+        for rank in range(2):
+            self.attempt.note_end(rank, ended(-9, stopped=True), monotonic())
+        self.attempt.conclude(Verdict(), monotonic())
+        return self.attempt.progress().failure
+
+    def _talk(self, rank: int, vitals: Vitals) -> Orders:
         now = monotonic()
         for fact in vitals.facts():
             self.attempt.take(rank, fact, now)
             if rank == 1 and fact["kind"] == "beat":
                 self.steps = fact["steps"]
-        vitals.obey(self.attempt.orders(rank, now).dump)
+        orders = self.attempt.orders(rank, now)
+        vitals.obey(orders.dump)
+        return orders
 
     @property
     def notice(self) -> str | None:
