@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> dict[str, str]:
 
     Raises:
         NotThere: there are none.
-        WrongUse: they are of more than one run.
+        WrongUse: they are of more than one run, or one of them cannot be read.
     """
     paths = sorted(folder.rglob(f"{FOLDER}/{PATTERN}"))
     sidecars = sorted(folder.rglob(f"{SIDECAR_PREFIX}*.json"))
@@ -54,7 +54,10 @@ def read_folder(folder: Path) -> dict[str, str]:
         raise WrongUse(f"{folder} holds the records of several runs, name one: {named}")
     texts = {str(path): path.read_text(errors="replace") for path in paths}
     for path in sidecars:
-        texts[str(path)] = read_sidecar_lines(path.read_text(errors="replace"), str(path))
+        try:
+            texts[str(path)] = read_sidecar_lines(path.read_text(errors="replace"), str(path))
+        except ContractError as error:
+            raise WrongUse(f"the records cannot be read: {error}") from error
     return texts
 
 

@@ -131,3 +131,13 @@ def test_a_record_that_is_not_one_is_named(tmp_path: Path) -> None:
     code, said = invoke("--path", tmp_path)
     assert code == 2
     assert "rank-00001.jsonl:1.rank must be a whole number from 0 to 1" in said
+
+
+def test_a_part_of_a_checkpoint_that_is_not_one_is_named(tmp_path: Path) -> None:
+    write(tmp_path, record(KILLED))
+    tag = tmp_path / "attempt-1" / "checkpoints" / "step2"
+    tag.mkdir(parents=True)
+    (tag / "loop_rng_state_00000.json").write_text("{}")
+    code, said = invoke("--path", tmp_path)
+    assert code == 2
+    assert "loop_rng_state_00000.json.record is missing" in said
