@@ -23,6 +23,7 @@ from deepspeed_trainer.fingerprint.record import (
 )
 
 PATTERN: Final = "rank-*.jsonl"
+CHECKPOINTS: Final = "checkpoints"
 _ATTEMPT: Final = re.compile(r"attempt-\d+")
 
 
@@ -127,9 +128,15 @@ def judge(one: History, other: History, tolerance: float | None) -> Report:
 
 
 def _run_of(path: Path) -> Path:
-    """Return the folder of the run that a record belongs to."""
+    """Return the folder of the run that a record belongs to.
+
+    A run has attempt-N/ for what its attempts write and checkpoints/ for what counts; a folder of
+    a program without the operator has its records and tags directly below it.
+    """
     attempts = [parent for parent in path.parents if _ATTEMPT.fullmatch(parent.name)]
-    return attempts[0].parent if attempts else path.parent.parent
+    kept = [parent for parent in path.parents if parent.name == CHECKPOINTS]
+    inner = [*attempts, *kept]
+    return inner[0].parent if inner else path.parent.parent
 
 
 def _find_any_head(place: Place, name: str, job: Job) -> str:

@@ -54,6 +54,18 @@ def test_records_that_only_checkpoints_hold_are_read(tmp_path: Path) -> None:
     assert "8 steps, 64 samples, 2 starts" in said
 
 
+def test_records_of_committed_checkpoints_belong_to_the_same_run(tmp_path: Path) -> None:
+    segments = record(KILLED)
+    write(tmp_path, segments)
+    kept = tmp_path / "checkpoints" / "00000004-step4" / "step4"
+    kept.mkdir(parents=True)
+    lines = [line.to_line() for line in (segments[0].start, *segments[0].steps[:4])]
+    (kept / "loop_rng_state_00000.json").write_text(json.dumps({"record": lines}))
+    code, said = invoke("--path", tmp_path)
+    assert code == 0, said
+    assert "8 steps, 64 samples, 2 starts" in said
+
+
 def test_a_lost_record_is_no_proof(tmp_path: Path) -> None:
     write(tmp_path, record(KILLED)[2:])
     code, said = invoke("--path", tmp_path)
