@@ -72,6 +72,12 @@ def read_job(place: Place, name: str) -> dict[str, str]:
     job = place.job(name)
     if job["spec"].get("storage") is None:
         raise NotThere(f"{name} has no spec.storage: its records went with its pods")
+    if "uri" in job["spec"]["storage"]:
+        uri, below = job["spec"]["storage"]["uri"], job["status"]["run"]["storagePath"]
+        raise NotThere(
+            f"{name} keeps its checkpoints in a bucket, with the records in them: copy"
+            f" {uri.rstrip('/')}/{below} and give it with --path"
+        )
     head = _find_any_head(place, name, job)
     run = f"{STORAGE_MOUNT}/{job['status']['run']['storagePath']}"
     texts: dict[str, str] = {}

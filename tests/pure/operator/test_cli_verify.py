@@ -136,6 +136,13 @@ def test_without_storage_there_are_no_records(tmp_path: Path) -> None:
         verify.read_job(Machine(tmp_path, a_job(an_attempt(), stored=False)), "bert")
 
 
+def test_of_a_bucket_it_is_said_what_to_copy(tmp_path: Path) -> None:
+    job = a_job(an_attempt())
+    job["spec"]["storage"] = {"uri": "s3://runs/"}
+    with pytest.raises(NotThere, match=f"copy s3://runs/{RUN} and give it with --path"):
+        verify.read_job(Machine(tmp_path, job), "bert")
+
+
 def test_a_record_that_is_not_one_is_named(tmp_path: Path) -> None:
     write(tmp_path, record(KILLED))
     file = tmp_path / "attempt-1/fingerprint/rank-00001.jsonl"
