@@ -23,6 +23,7 @@ from deepspeed_trainer.fingerprint.record import (
 )
 
 PATTERN: Final = "rank-*.jsonl"
+CHECKPOINTS: Final = "checkpoints"
 _ATTEMPT: Final = re.compile(r"attempt-\d+")
 
 
@@ -39,7 +40,7 @@ def read_folder(folder: Path) -> dict[str, str]:
 
     Raises:
         NotThere: there are none.
-        WrongUse: they are of more than one run.
+        WrongUse: they are of more than one run, or one of them cannot be read.
     """
     paths = sorted(folder.rglob(f"{FOLDER}/{PATTERN}"))
     sidecars = sorted(folder.rglob(f"{SIDECAR_PREFIX}*.json"))
@@ -54,7 +55,10 @@ def read_folder(folder: Path) -> dict[str, str]:
         raise WrongUse(f"{folder} holds the records of several runs, name one: {named}")
     texts = {str(path): path.read_text(errors="replace") for path in paths}
     for path in sidecars:
-        texts[str(path)] = read_sidecar_lines(path.read_text(errors="replace"), str(path))
+        try:
+            texts[str(path)] = read_sidecar_lines(path.read_text(errors="replace"), str(path))
+        except ContractError as error:
+            raise WrongUse(f"the records cannot be read: {error}") from error
     return texts
 
 
@@ -68,6 +72,12 @@ def read_job(place: Place, name: str) -> dict[str, str]:
     job = place.job(name)
     if job["spec"].get("storage") is None:
         raise NotThere(f"{name} has no spec.storage: its records went with its pods")
+    if "uri" in job["spec"]["storage"]:
+        uri, below = job["spec"]["storage"]["uri"], job["status"]["run"]["storagePath"]
+        raise NotThere(
+            f"{name} keeps its checkpoints in a bucket, with the records in them: copy"
+            f" {uri.rstrip('/')}/{below} and give it with --path"
+        )
     head = _find_any_head(place, name, job)
     run = f"{STORAGE_MOUNT}/{job['status']['run']['storagePath']}"
     texts: dict[str, str] = {}
@@ -124,9 +134,15 @@ def judge(one: History, other: History, tolerance: float | None) -> Report:
 
 
 def _run_of(path: Path) -> Path:
-    """Return the folder of the run that a record belongs to."""
+    """Return the folder of the run that a record belongs to.
+
+    A run has attempt-N/ for what its attempts write and checkpoints/ for what counts; a folder of
+    a program without the operator has its records and tags directly below it.
+    """
     attempts = [parent for parent in path.parents if _ATTEMPT.fullmatch(parent.name)]
-    return attempts[0].parent if attempts else path.parent.parent
+    kept = [parent for parent in path.parents if parent.name == CHECKPOINTS]
+    inner = [*attempts, *kept]
+    return inner[0].parent if inner else path.parent.parent
 
 
 def _find_any_head(place: Place, name: str, job: Job) -> str:

@@ -54,6 +54,18 @@ def test_records_that_only_checkpoints_hold_are_read(tmp_path: Path) -> None:
     assert "8 steps, 64 samples, 2 starts" in said
 
 
+def test_records_of_committed_checkpoints_belong_to_the_same_run(tmp_path: Path) -> None:
+    segments = record(KILLED)
+    write(tmp_path, segments)
+    kept = tmp_path / "checkpoints" / "00000004-step4" / "step4"
+    kept.mkdir(parents=True)
+    lines = [line.to_line() for line in (segments[0].start, *segments[0].steps[:4])]
+    (kept / "loop_rng_state_00000.json").write_text(json.dumps({"record": lines}))
+    code, said = invoke("--path", tmp_path)
+    assert code == 0, said
+    assert "8 steps, 64 samples, 2 starts" in said
+
+
 def test_a_lost_record_is_no_proof(tmp_path: Path) -> None:
     write(tmp_path, record(KILLED)[2:])
     code, said = invoke("--path", tmp_path)
@@ -124,6 +136,13 @@ def test_without_storage_there_are_no_records(tmp_path: Path) -> None:
         verify.read_job(Machine(tmp_path, a_job(an_attempt(), stored=False)), "bert")
 
 
+def test_of_a_bucket_it_is_said_what_to_copy(tmp_path: Path) -> None:
+    job = a_job(an_attempt())
+    job["spec"]["storage"] = {"uri": "s3://runs/"}
+    with pytest.raises(NotThere, match=f"copy s3://runs/{RUN} and give it with --path"):
+        verify.read_job(Machine(tmp_path, job), "bert")
+
+
 def test_a_record_that_is_not_one_is_named(tmp_path: Path) -> None:
     write(tmp_path, record(KILLED))
     file = tmp_path / "attempt-1/fingerprint/rank-00001.jsonl"
@@ -131,3 +150,13 @@ def test_a_record_that_is_not_one_is_named(tmp_path: Path) -> None:
     code, said = invoke("--path", tmp_path)
     assert code == 2
     assert "rank-00001.jsonl:1.rank must be a whole number from 0 to 1" in said
+
+
+def test_a_part_of_a_checkpoint_that_is_not_one_is_named(tmp_path: Path) -> None:
+    write(tmp_path, record(KILLED))
+    tag = tmp_path / "attempt-1" / "checkpoints" / "step2"
+    tag.mkdir(parents=True)
+    (tag / "loop_rng_state_00000.json").write_text("{}")
+    code, said = invoke("--path", tmp_path)
+    assert code == 2
+    assert "loop_rng_state_00000.json.record is missing" in said
