@@ -24,7 +24,6 @@ ACCELERATE = "accelerate==1.15.0"
 LIMIT_S = 3600
 
 
-@pytest.mark.seed("S4", "DeepSpeed's ops built in advance")
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pytest, to be put beside what an image holds."""

@@ -25,7 +25,6 @@ def node_log(outcome: Outcome, node: int) -> str:
     return (outcome.folder / "logs" / f"node-{node:05d}.log").read_text()
 
 
-@pytest.mark.seed("S3", "DS_ENV_FILE")
 @pytest.mark.parametrize(
     "launcher", ["deepspeed", "torchrun", "torch-module", "mpirun", "accelerate"]
 )
@@ -49,6 +48,7 @@ def test_the_launcher_in_a_script_starts_the_jobs_ranks(
         assert "after the launcher: 0" in log
 
 
+@pytest.mark.seed("S3", "DS_ENV_FILE")
 def test_ranks_get_the_variables_of_deepspeeds_own_file(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:
@@ -94,7 +94,6 @@ def test_a_launcher_in_every_rank_is_refused_with_the_fix(
     assert "say entrypoint.per: Node" in "\n".join(failure.log_tail)
 
 
-@pytest.mark.seed("S3", "--bind_cores_to_rank, --bind_core_list")
 def test_ranks_end_with_the_supervisor_of_their_node(
     cluster: RayCluster, storage: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +110,7 @@ def test_ranks_end_with_the_supervisor_of_their_node(
     wait_until(lambda: not lives(program), "the program lives on")
 
 
+@pytest.mark.seed("S3", "--bind_cores_to_rank, --bind_core_list")
 def test_two_ranks_of_a_node_get_their_own_numbers_and_cores(storage: Path) -> None:
     with RayCluster(pods=("worker-a",), ranks_per_pod=2) as cluster:
         job = Job(cluster, storage, nodes=1, ranks_per_node=2)

@@ -1,5 +1,6 @@
 """The table of the seeds: green only where a test has passed, and no feature is left out."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,14 @@ def test_the_list_fits_the_examples_and_the_page_has_all_of_it() -> None:
     columns = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| S")]
     there = [line.split(" | ")[:2] for line in PAGE.read_text().splitlines() if line[:3] == "| S"]
     assert there == columns, "docs/seeds.md is older than examples/seeds.toml: make seeds"
+
+
+def test_every_feature_is_marked_in_a_test_or_says_why_not() -> None:
+    _, rows = read_list(LIST.read_text())
+    marked = {
+        f"{seed}: {feature}"
+        for folder in ("trainer", "node", "pure/deepspeed_trainer")
+        for file in (ROOT / "tests" / folder).rglob("test_*.py")
+        for seed, feature in re.findall(r'seed\(\s*"(S\d)",\s*"([^"]+)"', file.read_text())
+    }
+    assert marked == {row.key for row in rows if not row.untried}

@@ -66,9 +66,6 @@ def test_what_follows_the_program_is_the_programs_own() -> None:
     assert request.command_line == "python train.py --num_gpus 7 -x -- --deepspeed"
 
 
-@pytest.mark.seed(
-    "S3", "--launcher, --ssh_port, --elastic_training and others that a job has no use for"
-)
 @pytest.mark.seed("S3", "--no_python, --no_local_rank, --exclude, --num_nodes, --num_gpus")
 @pytest.mark.parametrize(
     ("line", "kind", "flag"),
@@ -92,6 +89,9 @@ def test_a_program_is_started_as_its_launcher_does(
     assert (request.kind, request.local_rank_flag) == (kind, flag)
 
 
+@pytest.mark.seed(
+    "S3", "--launcher, --ssh_port, --elastic_training and others that a job has no use for"
+)
 def test_how_ranks_meet_is_left_to_the_job() -> None:
     line = "torchrun --rdzv-backend=c10d --rdzv_endpoint=h:1 --node-rank 0 --master_addr h a.py"
     assert read(line).left_to_job == (
