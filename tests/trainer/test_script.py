@@ -104,8 +104,9 @@ def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_taken(
     cluster: RayCluster, storage: Path
 ) -> None:
     job = Job(cluster, storage)
-    job.run(1, "tiny.py", "--steps=11", "--end=0:raise:11")
-    damage(job.checkpoints(1) / "step10" / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    saved = job.run(1, "tiny.py", "--steps=11", "--end=0:raise:11").progress.checkpoint
+    assert saved is not None
+    damage(storage / saved.path / "step10" / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
     after = job.run(2, "tiny.py")
     assert after.exit_code == EXIT_SUCCEEDED
     assert after.progress.resumed_from is not None
