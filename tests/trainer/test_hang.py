@@ -1,5 +1,6 @@
 """Ranks that hang for real: who is named, what is kept, and what is let live."""
 
+import re
 from pathlib import Path
 
 from deepspeed_trainer.contract import (
@@ -46,7 +47,8 @@ def test_a_rank_that_sleeps_for_ever_is_named_and_all_stacks_are_kept(
     assert failure.message.startswith(
         f"rank 1 is outside the engine after step 6 ({place}), rank 0 waits in "
     ), failure.message
-    assert "in forward of step 7; no rank has moved for" in failure.message
+    # Where rank 0 meets rank 1 is DeepSpeed's business.
+    assert re.search(r"in (forward|backward) of step 7; no rank has moved for", failure.message)
     folder = outcome.folder.relative_to(storage)
     assert f"stacks of all ranks: {folder}/stacks on the job's storage" in failure.message
     for dump in DUMPS:
