@@ -47,7 +47,8 @@ class Run:
     @cached_property
     def claim(self) -> Claim:
         """What lies on the job's claim."""
-        return Claim(self.kube, self.namespace, self.name, self.job()["spec"]["image"])
+        spec = self.job()["spec"]
+        return Claim(self.kube, self.namespace, spec["storage"]["volumeClaim"], spec["image"])
 
     def read(self, path: str) -> str | None:
         """A file of the run, or None while there is none."""
