@@ -133,10 +133,19 @@ class RunStorage:
         return [commit.path for commit in surplus]
 
     def delete_files(self, path: str) -> None:
-        """Delete a checkpoint, its manifest first."""
+        """Delete a checkpoint, its manifest first, and the program's own names of its files.
+
+        On a volume a large file has both names, and only without both is its room free.
+        """
         manifest = self._read_manifest(path)
         self._store.remove(f"{path}/{MANIFEST_FILE}")
-        for file in manifest.files if manifest else ():
+        if manifest is None:
+            return
+        saved = f"{self._run}/attempt-{manifest.attempt}/checkpoints/{manifest.source}"
+        for file in manifest.files:
+            kept, own = (self._store.place_of(f"{at}/{file.path}") for at in (path, saved))
+            if kept and own and own.exists() and own.samefile(kept):
+                self._store.remove(f"{saved}/{file.path}")
             self._store.remove(f"{path}/{file.path}")
 
     def _append(

@@ -118,6 +118,20 @@ def test_retention_says_so_first_and_then_deletes(tmp_path: Path) -> None:
     assert open_attempt(tmp_path, 2).choose()[0].step == 15
 
 
+def test_the_programs_own_names_go_too_for_they_hold_the_room(tmp_path: Path) -> None:
+    storage = open_attempt(tmp_path, 1, keep=Keep(last=1))
+    folder = commit(storage, tmp_path, 5)
+    own = tmp_path / RUN / "attempt-1" / "checkpoints"
+    own.mkdir(parents=True)
+    (own / NAMES[0]).hardlink_to(folder / NAMES[0])
+    (own / NAMES[1]).write_text("saved anew under the same name")
+    commit(storage, tmp_path, 10)
+    storage.remove_surplus(1.0)
+    storage._background.shutdown(wait=True)
+    assert not (own / NAMES[0]).exists()
+    assert (own / NAMES[1]).exists()
+
+
 def test_the_checkpoint_that_the_attempt_came_from_is_kept(tmp_path: Path) -> None:
     commit(open_attempt(tmp_path, 1), tmp_path, 5)
     second = open_attempt(tmp_path, 2, keep=Keep(last=1))
