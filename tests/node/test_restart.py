@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.quickstart import Run
 
 STEPS, INTERVAL = 12, 4
@@ -27,6 +28,9 @@ def run_and_kill(
         failurePolicy={"maxRestarts": 1, "backoffSeconds": 0},
     )
     run.await_condition("Running")
+    if supervisor:
+        # What it had not brought to the storage yet is lost with it.
+        eventually(lambda: committed_steps(run.events(1)), "a checkpoint counts", within_s=120)
     run.kill_rank(VICTIM, after_step=KILL_AFTER, supervisor=supervisor)
     run.await_condition("Complete")
     return run
