@@ -96,7 +96,6 @@ def test_a_second_failure_waits_and_a_third_ends_the_attempt(
     begun = [line["time"] for line in outcome.of_kind("firstStep")]
     assert max(begun) - second > 3, "the second restart waits"
     assert first < second
-    assert [line["exitCode"] for line in outcome.of_kind("ended")].count(1) == 3
 
 
 def test_two_failures_and_a_budget_for_both_end_well(cluster: RayCluster, storage: Path) -> None:
