@@ -56,6 +56,7 @@ __all__ = [
     "RunPhase",
     "SavedCheckpoint",
     "attempt_dir",
+    "attempt_path",
     "checkpoint_dir",
     "derive_backoff_s",
     "derive_exit_code",
@@ -291,6 +292,11 @@ def run_path(job: JobRef, run: str) -> str:
     return f"{job.namespace}/{job.name}/{job.uid}/{run}"
 
 
+def attempt_path(job: JobRef, run: str, attempt: int) -> str:
+    """Return an attempt's folder below the storage's root."""
+    return f"{run_path(job, run)}/attempt-{attempt}"
+
+
 def run_dir(storage: str, job: JobRef, run: str) -> str:
     """Return the folder of a run: <storage>/<namespace>/<name>/<uid>/<run>."""
     return f"{storage.rstrip('/')}/{run_path(job, run)}"
@@ -298,7 +304,7 @@ def run_dir(storage: str, job: JobRef, run: str) -> str:
 
 def attempt_dir(storage: str, job: JobRef, run: str, attempt: int) -> str:
     """Return the folder below which one attempt writes."""
-    return f"{run_dir(storage, job, run)}/attempt-{attempt}"
+    return f"{storage.rstrip('/')}/{attempt_path(job, run, attempt)}"
 
 
 def checkpoint_dir(storage: str, job: JobRef, run: str, attempt: int) -> str:

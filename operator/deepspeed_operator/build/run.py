@@ -19,7 +19,7 @@ def build_job_ref(job: JobFacts) -> contract.JobRef:
 
 def derive_storage_path(job: JobFacts) -> str:
     """Return the run's folder below the storage's root."""
-    return contract.run_dir("", build_job_ref(job), RUN_NAME).lstrip("/")
+    return contract.run_path(build_job_ref(job), RUN_NAME)
 
 
 def build_contract(

@@ -48,6 +48,14 @@ class Board:
         self._attempts: dict[str, Attempt] = {}
         self._storages: dict[str, RunStorage] = {}
         self._answers: dict[str, str] = {}
+        self._takers = {
+            "loaded": self._take_loaded,
+            "prepared": self._take_prepared,
+            "damaged": self._take_damaged,
+            "closed": self._take_closed,
+            "brought": self._take_brought,
+            "save_lost": self._take_lost_save,
+        }
         self._server = ProgressServer(port, token, self._answers.get)
         self._server.start()
 
@@ -143,17 +151,9 @@ class Board:
         self._publish(attempt.contract.submission_id)
 
     def _take(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        takers = {
-            "loaded": self._take_loaded,
-            "prepared": self._take_prepared,
-            "damaged": self._take_damaged,
-            "closed": self._take_closed,
-            "brought": self._take_brought,
-            "save_lost": self._take_lost_save,
-        }
         match fact["kind"]:
-            case kind if kind in takers:
-                takers[kind](attempt, rank, fact)
+            case kind if kind in self._takers:
+                self._takers[kind](attempt, rank, fact)
             case "step":
                 if attempt.note_figures(rank, fact, _now()):
                     self._log(attempt, "firstStep", rank=rank, step=fact["first"])

@@ -24,7 +24,13 @@ from deepspeed_trainer.checkpoints.journal import (
 )
 from deepspeed_trainer.checkpoints.retention import find_surplus
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
-from deepspeed_trainer.contract import MANIFEST_FILE, ContractError, RunContract, run_path
+from deepspeed_trainer.contract import (
+    MANIFEST_FILE,
+    ContractError,
+    RunContract,
+    attempt_path,
+    run_path,
+)
 from deepspeed_trainer.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestFile
 
 
@@ -48,7 +54,8 @@ class RunStorage:
         self._resumed_from: str | None = None
         self._choices = 0
         self._background = ThreadPoolExecutor(1, thread_name_prefix="storage")
-        self._events = EventFile(self._store, f"{self._run}/attempt-{contract.attempt}")
+        attempt = attempt_path(contract.job, contract.run, contract.attempt)
+        self._events = EventFile(self._store, attempt)
 
     def note_event(self, line: str, now: float) -> None:
         """Add a line to the attempt's events.jsonl.
@@ -206,8 +213,10 @@ class RunStorage:
         found: dict[str, ManifestFile] = {}
         for file in files:
             before = found.setdefault(file.path, file)
+            if before.sha256 == file.sha256:
+                continue
             place = self._store.place_of(f"{path}/{file.path}")
-            if before.sha256 != file.sha256 and place is not None:
+            if place is not None:
                 size = place.stat().st_size
                 found[file.path] = replace(before, size_bytes=size, sha256=hash_file(place))
         return tuple(found.values())

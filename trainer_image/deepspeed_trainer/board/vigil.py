@@ -10,7 +10,7 @@ from deepspeed_trainer.board.beats import Beat, DumpOrder, Stack
 from deepspeed_trainer.board.failures import name_ranks
 from deepspeed_trainer.board.straggler import Count, StragglerWatch
 from deepspeed_trainer.board.watchdog import Watchdog
-from deepspeed_trainer.contract import STACKS_DIR, RunContract, attempt_dir
+from deepspeed_trainer.contract import STACKS_DIR, RunContract, attempt_path
 from deepspeed_trainer.progress import MAX_MESSAGE_CHARS, Cause, Failure
 
 FACTS: Final = frozenset({"beat", "stack"})
@@ -88,5 +88,5 @@ class Vigil:
         contract = self._contract
         if contract.storage is None:
             return "the job has no storage: the stacks are in the workers' logs"
-        folder = attempt_dir("", contract.job, contract.run, contract.attempt).lstrip("/")
+        folder = attempt_path(contract.job, contract.run, contract.attempt)
         return f"stacks of all ranks: {folder}/{STACKS_DIR} on the job's storage"

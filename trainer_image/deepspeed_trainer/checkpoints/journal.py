@@ -126,8 +126,6 @@ class Record:
     epoch: int = 0
     alive: tuple[Commit, ...] = ()
     """Checkpoints that count, in the order of their commits."""
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    """Those that were rejected or deleted in this epoch, and why."""
 
     def after(self, entry: Entry) -> "Record":
         """Return the record with one more entry."""
@@ -140,8 +138,7 @@ class Record:
                 return replace(self, alive=(*kept, *entry.commits))
             case _:
                 alive = tuple(commit for commit in self.alive if commit.path != entry.path)
-                dropped = {**self.dropped, entry.path: entry.reason}
-                return replace(self, alive=alive, dropped=dropped)
+                return replace(self, alive=alive)
 
 
 class Journal:

@@ -84,12 +84,8 @@ def _raising(error: Exception) -> Callable[["BoardOfRun"], Verdict]:
 
 def _run_workers(contract: RunContract, board: "BoardOfRun") -> Verdict:
     _wait_for_ranks(contract, board)
-    verdict = raytrain.train(contract)
-    for restart in itertools.count(1):
-        if not _goes_again(contract, board, verdict):
-            break
-        verdict = raytrain.train(contract, restart)
-    return verdict
+    first = raytrain.train(contract)
+    return _go_on(contract, board, first, lambda restart: raytrain.train(contract, restart))
 
 
 def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -> Verdict:
@@ -98,11 +94,18 @@ def _run_program(contract: RunContract, program: Program, board: "BoardOfRun") -
     except BaseException:
         program.end()
         raise
-    verdict = program.run(board)
+    first = program.run(board)
+    return _go_on(contract, board, first, lambda restart: Program(contract, restart).run(board))
+
+
+def _go_on(
+    contract: RunContract, board: "BoardOfRun", verdict: Verdict, start: Callable[[int], Verdict]
+) -> Verdict:
+    """Start again as often as the board lets; returns the last verdict."""
     for restart in itertools.count(1):
         if not _goes_again(contract, board, verdict):
             break
-        verdict = Program(contract, restart).run(board)
+        verdict = start(restart)
     return verdict
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from deepspeed_trainer.checkpoints import files
 from deepspeed_trainer.checkpoints.files import Pin
 from deepspeed_trainer.checkpoints.stores import open_store
-from deepspeed_trainer.contract import RunContract, run_path
+from deepspeed_trainer.contract import RunContract, attempt_path, run_path
 from deepspeed_trainer.manifest import ManifestFile
 
 Fact = Mapping[str, Any]
@@ -52,7 +52,7 @@ class Keeper:
         self._tell = tell
         self._run = run_path(contract.job, contract.run)
         self._prefix = f"a{contract.attempt}"
-        self._attempt = f"attempt-{contract.attempt}"
+        self._attempt = attempt_path(contract.job, contract.run, contract.attempt)
         self._root = Path(contract.storage or "/")
         self._store = open_store(contract.storage) if contract.storage else None
         self._lock = threading.RLock()
@@ -117,7 +117,7 @@ class Keeper:
     def _upload_log(self, log: Path, folder: str) -> None:
         assert self._store is not None  # noqa: S101  see bring_log
         try:
-            self._store.keep(log, f"{self._run}/{self._attempt}/{folder}/{log.name}")
+            self._store.keep(log, f"{self._attempt}/{folder}/{log.name}")
         except Exception as error:  # noqa: BLE001  a log is not worth a training
             sys.stderr.write(f"{log.name} was not uploaded: {error}\n")
 
