@@ -6,7 +6,7 @@ pydantic's JSON schema into a structural one.  No field of the product lives her
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 IntOrString = Annotated[
@@ -20,6 +20,9 @@ RawObject = Annotated[
     WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
 ]
 """An object that the API server stores as it is."""
+
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+"""The name of an object in Kubernetes."""
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """A moment in RFC 3339, UTC, whole seconds."""

@@ -1,22 +1,19 @@
 """The DeepSpeedJob resource: the one source of crds/, the chart's copy and the API reference.
 
-Import every type of the API from here; spec.py and status.py are its two halves.
+Import every type of the API from here; spec.py (with a module for each of its subjects) and
+status.py are its two halves.
 """
 
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from deepspeed_operator.api.checkpoint import Keep, Storage
+from deepspeed_operator.api.code import Code
+from deepspeed_operator.api.entrypoint import Entrypoint
 from deepspeed_operator.api.rules import SPEC_RULES
 from deepspeed_operator.api.schema import ApiModel, rule, rules
-from deepspeed_operator.api.spec import (
-    Code,
-    ConfigMapKey,
-    DeepSpeedJobSpec,
-    Entrypoint,
-    Keep,
-    Storage,
-)
+from deepspeed_operator.api.spec import ConfigMapKey, DeepSpeedJobSpec
 from deepspeed_operator.api.status import (
     MAX_ATTEMPTS_SHOWN,
     Attempt,
