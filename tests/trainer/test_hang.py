@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from deepspeed_trainer.contract import (
     EXIT_PROGRAM_FAILED,
     Cause,
     Entrypoint,
+    EntrypointKind,
     Failure,
     HangPolicy,
     RunPhase,
@@ -97,3 +100,35 @@ def test_a_hang_inside_rays_worker_is_found(cluster: RayCluster, storage: Path) 
     assert failure.rank == 1
     assert "rank 0 waits in" in failure.message
     assert "in train" in stacks(outcome, "1-second", 1)
+
+
+ODD = "--odd=1:sleep:6"
+LAUNCH = 'torchrun --nnodes=$NNODES --nproc_per_node=$NPROC_PER_NODE --node_rank=$NODE_RANK "$@"'
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    [
+        pytest.param(Entrypoint(EntrypointKind.MODULE, "hang", (ODD,)), id="module"),
+        pytest.param(
+            Entrypoint(EntrypointKind.COMMAND, "sh", ("-c", f"python3 hang.py {ODD}; exit $?")),
+            id="command",
+        ),
+        pytest.param(
+            Entrypoint(
+                EntrypointKind.COMMAND, "sh", ("-c", LAUNCH, "sh", "hang.py", ODD), per="Node"
+            ),
+            id="node",
+        ),
+        pytest.param(Entrypoint(EntrypointKind.DRIVER, "own_trainer.py", ("hang",)), id="driver"),
+    ],
+)
+def test_a_hang_is_found_whatever_started_the_ranks(
+    cluster: RayCluster, storage: Path, entrypoint: Entrypoint
+) -> None:
+    outcome = Job(cluster, storage, hang=QUICK).run(1, entrypoint.target, entrypoint=entrypoint)
+    failure = hang_of(outcome)
+    assert failure.rank == 1
+    assert failure.message.startswith("rank 1 is outside the engine after step")
+    program = "own_trainer.py" if entrypoint.kind is EntrypointKind.DRIVER else "hang.py"
+    assert f'{program}", line' in stacks(outcome, "1-second", 1)

@@ -6,6 +6,7 @@ Its numbers (four workers, three restarts) are not the job's. `argv[1]` says how
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,6 +68,8 @@ def train_func(config):
         is_first = (os.environ["DSJOB_ATTEMPT"], os.environ["DSJOB_RESTART"]) == ("1", "0")
         if how == "kill" and is_first and epoch == 1 and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hang" and epoch == 1 and dist.get_rank() == 1:
+            time.sleep(600)
     return "trained"
 
 
