@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import imagebuild
+from devcluster import build, imagebuild, s3
 from devcluster.steps import Shell, run_steps
 from tools.images import EXAMPLES, FOR_EXAMPLES, TRAINER, image_steps
 
@@ -21,13 +21,32 @@ pytestmark = pytest.mark.usefixtures("own_ground")
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ("/opt/trainer/bin/python", "-m", "pytest", "-c", "/src/tests/trainer/pytest.ini")
 ACCELERATE = "accelerate==1.15.0"
-LIMIT_S = 3600
+LIMIT_S = 1800
+SUBJECTS = sorted(file.name for file in (ROOT / "tests" / "trainer").glob("test_*.py"))
+OF_EXAMPLES = "test_examples.py"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
+def s3_server(own_ground: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The program of a real S3 server, for the tests that use one."""
+    toolchain = [step for step in build.control_plane_steps() if step.name == "go toolchain"]
+    run_steps([*toolchain, s3.build_step()], logs=tmp_path_factory.mktemp("s3"))
+
+
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pytest, to be put beside what an image holds."""
     folder = tmp_path_factory.mktemp("site")
+    folder.chmod(0o755)
+    install(folder, f"pytest=={pytest.__version__}", "huggingface_hub", "safetensors")
+    install(folder, "--no-deps", ACCELERATE)  # the image has its torch
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site_of_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the examples' image, which holds all but pytest."""
+    folder = tmp_path_factory.mktemp("site-of-examples")
     folder.chmod(0o755)
     install(folder, f"pytest=={pytest.__version__}")
     return folder
@@ -39,29 +58,29 @@ def install(folder: Path, *packages: str) -> None:
 
 
 @pytest.mark.seed("S4", "DeepSpeed's ops built in advance")
-def test_the_trainers_own_tests_pass_in_its_image(site: Path, tmp_path: Path) -> None:
-    install(site, "huggingface_hub", "safetensors")
-    install(site, "--no-deps", ACCELERATE)  # the image has its torch
-    run_inside(TRAINER, "/src/tests/trainer", site, tmp_path)
+@pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != OF_EXAMPLES])
+def test_the_trainers_own_tests_pass_in_its_image(site: Path, tmp_path: Path, subject: str) -> None:
+    run_inside(TRAINER, subject, site, tmp_path)
 
 
-def test_the_examples_pass_in_their_image(site: Path, tmp_path: Path) -> None:
+def test_the_examples_pass_in_their_image(site_of_examples: Path, tmp_path: Path) -> None:
     run_steps(image_steps(FOR_EXAMPLES), logs=tmp_path)
-    run_inside(EXAMPLES, "/src/tests/trainer/test_examples.py", site, tmp_path)
+    run_inside(EXAMPLES, OF_EXAMPLES, site_of_examples, tmp_path)
 
 
-def run_inside(image: str, tests: str, site: Path, tmp_path: Path) -> None:
+def run_inside(image: str, subject: str, site: Path, tmp_path: Path) -> None:
     """Run tests in a container of an image; their report goes to build/reports."""
     inside = tmp_path / "inside"
     inside.mkdir()
     inside.chmod(0o777)
     lent = [f"--volume={ROOT}:/src:ro", f"--volume={site}:/site:ro"]
     lent += [f"--volume={inside}:/tmp:rw", "--volume=/dev/shm:/dev/shm:rw"]
+    lent += [f"--volume={s3.VERSITYGW.folder}:/s3:ro", "--env=VERSITYGW=/s3/versitygw"]
     # Ray looks up its host's name, and without network only this one has an address.
     place = ["--isolation", "oci", "--runtime", "/usr/sbin/runc"]
     place += ["--network", "none", "--hostname", "localhost"]
     as_user = ["--user", "1000", "--workingdir", "/src", "--env", "PYTHONPATH=/site"]
-    words = ["-p", "no:cacheprovider", "--basetemp=/tmp/tests", tests]
+    words = ["-p", "no:cacheprovider", "--basetemp=/tmp/tests", f"/src/tests/trainer/{subject}"]
     words += ["--junitxml=/tmp/report.xml", "--junitprefix=tests.trainer"]
     shell = Shell(tmp_path / "buildah.log")
     with imagebuild.working_container(shell, image) as (container, _):
@@ -73,8 +92,6 @@ def run_inside(image: str, tests: str, site: Path, tmp_path: Path) -> None:
     print(done.stdout)
     reports = ROOT / "build" / "reports"
     reports.mkdir(parents=True, exist_ok=True)
-    shutil.copy(
-        inside / "report.xml", reports / f"in-{image.rpartition('/')[2].partition(':')[0]}.xml"
-    )
+    shutil.copy(inside / "report.xml", reports / f"in-image-{Path(subject).stem}.xml")
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout.splitlines()[-1]
