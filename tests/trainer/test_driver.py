@@ -53,6 +53,11 @@ def test_get_checkpoint_answers_the_last_committed_report(
     assert (first.progress.failure.cause, first.progress.failure.rank) == (Cause.POD_LOST, 1)
     saved = first.progress.checkpoint
     assert saved is not None
+    # What Ray wrote of its own is torn by a crash, or was written by another Ray; nobody reads it.
+    snapshots = list(storage.rglob("checkpoint_manager_snapshot.json"))
+    assert snapshots
+    for snapshot in snapshots:
+        snapshot.write_text('{"version": ')
     second = run(job, 2, "kill")
     assert second.progress.phase is RunPhase.SUCCEEDED, second.log
     assert second.progress.resumed_from is not None

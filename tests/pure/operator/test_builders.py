@@ -18,6 +18,9 @@ from tests.support.builders import a_job
 DATA = Path(__file__).resolve().parents[2] / "data"
 CASES = sorted(path.name for path in DATA.iterdir() if (path / "job.yaml").exists())
 
+KUBERNETES_GRACE_S = 30
+"""What a pod has that says nothing."""
+
 
 def render(case: str) -> dict[str, Any]:
     spec = yaml.safe_load((DATA / case / "job.yaml").read_text())["spec"]
@@ -31,6 +34,17 @@ def render(case: str) -> dict[str, Any]:
 def test_raycluster_is_the_golden_one(case: str) -> None:
     expected = yaml.safe_load((DATA / case / "expected.yaml").read_text())
     assert render(case) == expected, "if the change is wanted, `make gen` writes the golden files"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_is_drained_before_it_is_killed(case: str) -> None:
+    """Ray would go on draining a node whose containers Kubernetes kills meanwhile."""
+    spec = render(case)["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        env = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+        drain_s = int(env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
+        assert drain_s < pod.get("terminationGracePeriodSeconds", KUBERNETES_GRACE_S)
 
 
 @given(

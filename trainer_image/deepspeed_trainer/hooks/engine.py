@@ -17,6 +17,7 @@ from deepspeed_trainer.hooks.models import ModelWatch
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
 from deepspeed_trainer.hooks.saves import SaveWatch
+from deepspeed_trainer.hooks.settings import SettingsWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
 
@@ -34,12 +35,14 @@ class EngineWatch:
         self._steps = StepWatch(rank, report, self._heartbeat)
         self._saves = SaveWatch(rank, report, self._steps)
         self._models = ModelWatch(rank, report)
+        self._settings = SettingsWatch(rank, report)
 
     def patches(self, *, makes_group: bool = False) -> Mapping[str, Patch]:
         """Return patches by module name; `makes_group` where the program makes its own group."""
         named: dict[str, Patch] = {
             "deepspeed.runtime.engine": self.patch_engine,
             "deepspeed.monitor.monitor": self.patch_monitor,
+            "deepspeed": self._settings.patch,
         }
         if makes_group:
             group = partial(_patch_group, self._report)

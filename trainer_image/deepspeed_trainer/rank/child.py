@@ -98,11 +98,12 @@ class ChildProcess:
         file = _open_log(log_path)
         if restart:
             file = _write_line(file, f"[trainer] restart {restart} begins")
-        for raw in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
-            line = raw.decode(errors="replace").rstrip("\n")
-            self.tail.append(line.rsplit("\r", 1)[-1])
-            sys.stdout.write(f"{self._prefix}{line}\n")
-            file = _write_line(file, line)
+        with stream:
+            for raw in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
+                line = raw.decode(errors="replace").rstrip("\n")
+                self.tail.append(line.rsplit("\r", 1)[-1])
+                sys.stdout.write(f"{self._prefix}{line}\n")
+                file = _write_line(file, line)
         sys.stdout.flush()
         if file is not None:
             file.close()

@@ -1,5 +1,6 @@
 """From a rank's hello to the board's word to start: the chosen checkpoint is got ready between."""
 
+import os
 from time import sleep
 from typing import Any
 
@@ -8,7 +9,8 @@ import ray.train
 from deepspeed_trainer.board.ranks import Orders, Resume
 from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
-from deepspeed_trainer.rank import resume
+from deepspeed_trainer.rank import rankenv, resume
+from deepspeed_trainer.rank.buildlocks import sweep_locks
 from deepspeed_trainer.rank.link import BoardLink
 
 
@@ -37,6 +39,8 @@ class Starting:
 
     def _prepare(self, chosen: Resume) -> dict[str, Any]:
         local_rank = ray.train.get_context().get_local_rank()
+        if local_rank == 0:
+            sweep_locks({**os.environ, **rankenv.job_env(self._contract, None)})
         try:
             self.resumed, read = resume.prepare(self._contract, self._rank, local_rank, chosen)
         except (resume.Damaged, OSError) as error:

@@ -96,6 +96,19 @@ def test_ranks_are_numbered_within_their_pod() -> None:
     assert {(x.local_world_size, x.nodes) for x in launches if x} == {(2, 2)}
 
 
+def test_two_pods_with_one_address_are_two_pods() -> None:
+    """As on a host's own network: Ray Train counts local ranks by address, devices are a pod's."""
+    attempt = Attempt(a_contract(), 0.0)
+    for rank, pod in enumerate("ab"):
+        attempt.note_hello(rank, {**hello(pod), "address": "ip"}, 0.0)
+    begin(attempt)
+    launches = [attempt.orders(rank, 0.0).launch for rank in range(2)]
+    assert [(x.local_rank, x.local_world_size, x.node_rank) for x in launches if x] == [
+        (0, 1, 0),
+        (0, 1, 1),
+    ]
+
+
 @pytest.mark.parametrize("pods", [("a", "a"), ("a", "a", "a", "b"), ("a", "b", "a", "c")])
 def test_a_wrong_placement_stops_before_the_program_starts(pods: tuple[str, ...]) -> None:
     attempt = a_running_attempt(pods, ranks_per_node=len(pods) // 2)
