@@ -17,6 +17,7 @@ import ray
 from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.endpoint import ProgressServer
 from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
+from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
@@ -111,6 +112,7 @@ class Board:
     def end_round(self, submission_id: str, verdict: Verdict) -> float | None:
         """Return the seconds until a new group of workers may start, None when none may."""
         attempt = self._attempts[submission_id]
+        self._at_storage(attempt, lambda storage: self._finish_left(attempt, storage))
         wait_s = attempt.end_round(verdict, _now())
         if wait_s is not None:
             self._note_restart(attempt)
@@ -197,8 +199,23 @@ class Board:
         self._log_files(attempt, rank, fact)
         files = tuple(ManifestFile(**file) for file in fact["files"])
         save = attempt.saves.note_brought(rank, int(fact["number"]), files)
-        if save is None or not any(save.files.values()):
-            return  # not all are there, or figures were reported and no checkpoint
+        # Otherwise not all are there, or figures were reported and no checkpoint.
+        if save is not None and any(save.files.values()):
+            self._commit(attempt, save)
+
+    def _finish_left(self, attempt: Attempt, storage: RunStorage) -> None:
+        """Commit the newest save that ranks held when their processes were killed."""
+        left = storage.find_left(attempt.restarts, attempt.saves)
+        save = next((save for save in left if any(save.files.values())), None)
+        if save is not None:
+            for rank, files in save.files.items():
+                wire = [file.to_wire() for file in files]
+                self._log_files(
+                    attempt, rank, {"kind": "brought", "step": save.step, "files": wire}
+                )
+            self._commit(attempt, save)
+
+    def _commit(self, attempt: Attempt, save: Save) -> None:
         versions, metrics = {**attempt.versions, "ray": ray.__version__}, attempt.metrics
         done = self._at_storage(
             attempt, lambda storage: storage.commit(save, versions, metrics, _now())
@@ -244,8 +261,10 @@ class Board:
 
     def _at_storage(self, attempt: Attempt, act: Callable[[RunStorage], None]) -> bool:
         """Write to the storage; a superseded attempt ends, a failed write is told and no more."""
+        storage = self._storages.get(attempt.contract.submission_id)
         try:
-            act(self._storages[attempt.contract.submission_id])
+            if storage is not None:
+                act(storage)
         except Superseded as error:
             attempt.fail(Failure(Cause.SUPERSEDED, str(error)))
         except OSError as error:

@@ -27,6 +27,8 @@ class Save:
     is_report: bool
     held: set[int] = field(default_factory=set)
     files: dict[int, tuple[ManifestFile, ...]] = field(default_factory=dict)
+    without_files: set[int] = field(default_factory=set)
+    """Ranks that had no file to add."""
     blocked_s: float = 0.0
     """Longest time that a rank's program waited for its files to be held."""
 
@@ -35,6 +37,10 @@ class Save:
         """Read a `closed` fact."""
         names = ("number", "path", "tag", "step", "zero_stage", "source")
         return cls(**{name: fact[name] for name in names}, is_report=fact["report"])
+
+    def differs_from(self, fact: Mapping[str, Any]) -> str | None:
+        """Return the name in which another rank's `closed` fact is not the same, or None."""
+        return next((name for name in _SAME_ON_ALL if getattr(self, name) != fact[name]), None)
 
 
 class OpenSaves:
@@ -56,14 +62,16 @@ class OpenSaves:
         save = self._open.setdefault(number, Save.from_fact(fact))
         save.held.add(rank)
         save.blocked_s = max(save.blocked_s, float(fact["blocked_s"]))
-        for name in _SAME_ON_ALL:
-            if getattr(save, name) != fact[name]:
-                self.give_up(number)
-                return (
-                    f"save {number}: rank {rank} has {name} {fact[name]!r}, others have"
-                    f" {getattr(save, name)!r}; all ranks must save under one name"
-                )
-        return None
+        if not fact["size_bytes"]:
+            save.without_files.add(rank)
+        name = save.differs_from(fact)
+        if name is None:
+            return None
+        self.give_up(number)
+        return (
+            f"save {number}: rank {rank} has {name} {fact[name]!r}, others have"
+            f" {getattr(save, name)!r}; all ranks must save under one name"
+        )
 
     def note_brought(self, rank: int, number: int, files: tuple[ManifestFile, ...]) -> Save | None:
         """A rank's files are on the storage; return the save when all ranks' are."""
@@ -86,6 +94,14 @@ class OpenSaves:
         """Forget what some ranks will never hold, because they have ended."""
         for number in [n for n, save in self._open.items() if len(save.held) < self._world_size]:
             self._settle(number)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether a save was committed or given up."""
+        return number in self._settled
+
+    def without_files(self, number: int) -> frozenset[int]:
+        """Return the ranks that have told that they had no file to add to a save."""
+        return frozenset(self._open[number].without_files if number in self._open else ())
 
     @property
     def newest(self) -> int:

@@ -3,13 +3,14 @@
 One writer for a whole attempt, so that a checkpoint counts at one moment and for everybody.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from deepspeed_trainer.board.eventfile import EventFile
+from deepspeed_trainer.board.leftsaves import find_left_saves
 from deepspeed_trainer.board.ranks import Resume
-from deepspeed_trainer.board.saves import Save
+from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.checkpoints.choice import (
     PassedOver,
     describe_passed_over,
@@ -129,6 +130,10 @@ class RunStorage:
             metrics=metrics,
         )
         self._append(EntryKind.COMMITTED, now, commits=(commit,))
+
+    def find_left(self, restart: int, known: OpenSaves) -> Iterator[Save]:
+        """Yield saves that ranks held when they were killed, newest first; see `leftsaves`."""
+        return find_left_saves(self._store, self._contract, restart, known)
 
     def remove_surplus(self, now: float) -> list[str]:
         """Delete what retention no longer wants; returns the paths, files go in the background."""

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 from deepspeed_trainer.checkpoints import files
 from deepspeed_trainer.checkpoints.files import Pin
+from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_path, write_record
 from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import RunContract, attempt_path, run_path
 from deepspeed_trainer.manifest import ManifestFile
@@ -52,6 +54,8 @@ class Keeper:
         self._tell = tell
         self._run = run_path(contract.job, contract.run)
         self._prefix = f"a{contract.attempt}"
+        self._restart = restart
+        self._is_the_rank = contract.entrypoint.kind.is_in_process
         self._attempt = attempt_path(contract.job, contract.run, contract.attempt)
         self._root = Path(contract.storage or "/")
         self._store = open_store(contract.storage) if contract.storage else None
@@ -59,6 +63,8 @@ class Keeper:
         self._saves: dict[int, HeldSave] = {}
         self._number = restart * SAVES_PER_ROUND
         self._ordered = 0
+        self._left: deque[Held] = deque(maxlen=NEWEST)
+        """The newest closed saves, for whoever finds this process killed."""
         self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keep")
 
@@ -81,6 +87,8 @@ class Keeper:
                 began = monotonic()
                 self._try(save, self._pin)
                 save.is_closed = True
+                if self._is_the_rank and save.number in self._saves:
+                    self._try(save, self._leave_record)
                 save.blocked_s += monotonic() - began
                 self._tell(self._describe(save))
 
@@ -156,6 +164,16 @@ class Keeper:
                 save.pins[path] = Pin(path, file, file, files.stamp_of(file))
             else:
                 save.pins[path] = files.pin(file, path, places)
+
+    def _leave_record(self, save: HeldSave) -> None:
+        """Write down what lies on the volume; a copy in the pod's own folder is not there."""
+        volume = self._store.place_of("") if self._store else None
+        pins = save.pins.values()
+        if volume is None or not pins or not all(pin.at.is_relative_to(volume) for pin in pins):
+            return
+        lying = tuple(HeldFile(p.path, p.size_bytes, p.at.stat().st_mtime_ns) for p in pins)
+        self._left.append(Held(self._restart, self._describe(save), lying))
+        write_record(volume / record_path(self._attempt, self._rank), self._left)
 
     def _is_own(self, fact: Fact, path: str) -> bool:
         return "paths" in fact or files.owner_of(path) == self._rank
