@@ -19,7 +19,7 @@ from deepspeed_trainer.board.ranks import (
     Orders,
     RankState,
     Verdict,
-    describe_launch,
+    describe_launches,
     find_misplacement,
 )
 from deepspeed_trainer.board.resuming import Resuming, describe_ignored
@@ -41,6 +41,8 @@ from deepspeed_trainer.progress import (
 
 SETTLE_S: Final = 3.0
 """How long the others may end by themselves after a rank failed: their last words help."""
+LOOK_EVERY_S: Final = 0.5
+"""How often all ends are compared, however often ranks ask."""
 
 
 class Attempt:
@@ -66,6 +68,7 @@ class Attempt:
         self._round_failure: Failure | None = None
         self._is_judged = False
         self._first_end_at: float | None = None
+        self._looked_at = float("-inf")
         self._launches: dict[int, Launch] = {}
         self._updated_at = now
 
@@ -199,7 +202,7 @@ class Attempt:
         state = self._ranks[rank]
         self._updated_at = now
         self._first_end_at = self._first_end_at or now
-        state.end = self._describe_end(rank, state, **end)
+        state.end = self._describe_end(rank, state, self._count_ended(), **end)
         self._vigil.note_end(rank)
         if self.phase is RunPhase.RUNNING:
             self.phase = RunPhase.FINISHING
@@ -219,7 +222,8 @@ class Attempt:
             state = self._ranks.get(rank)
             if state is not None and state.end is None:
                 state.verdict_message = state.verdict_message or why
-                state.end = self._describe_end(rank, state, exit_code=1, lost=True)
+                ended = self._count_ended()
+                state.end = self._describe_end(rank, state, ended, exit_code=1, lost=True)
 
     def end_round(self, verdict: Verdict, now: float) -> float | None:
         """All workers have ended: return the seconds until they may start again, None for never.
@@ -305,15 +309,13 @@ class Attempt:
         if self.phase is not RunPhase.RESTARTING:
             self.phase = RunPhase.RUNNING
         per_node = self.contract.entrypoint.per == "Node"
-        self._launches = {
-            rank: describe_launch(self._ranks, rank, names_hosts=per_node) for rank in self._ranks
-        }
+        self._launches = describe_launches(self._ranks, names_hosts=per_node)
 
     def _end_round_of_supervisors(self, now: float) -> bool:
         """Once all ranks of a round have ended, begin another one if that may be; True when so."""
         if self._failure is not None or self._is_judged or self.saves.is_waiting:
             return False
-        ended = sum(1 for state in self._ranks.values() if state.end)
+        ended = self._count_ended()
         if self.contract.entrypoint.kind.is_in_process or ended < self.contract.world_size:
             return False
         failure = self._find_failure(Verdict())
@@ -331,23 +333,27 @@ class Attempt:
         self.resuming.begin_round()
         self._vigil.restart()
         self._round_failure = self._first_end_at = None
+        self._looked_at = float("-inf")
         self._updated_at = now
         self.phase = RunPhase.RESTARTING
         return wait_s
 
     def _ends(self) -> list[RankEnd]:
         """All ranks as ends; one that still runs counts as an end without a word."""
+        ended = self._count_ended()
         return [
-            state.end or self._describe_end(rank, state, exit_code=0, lost=True)
+            state.end or self._describe_end(rank, state, ended, exit_code=0, lost=True)
             for rank, state in self._ranks.items()
         ]
 
-    def _describe_end(self, rank: int, state: RankState, **end: Any) -> RankEnd:
-        ended = sum(1 for other in self._ranks.values() if other.end)
+    def _count_ended(self) -> int:
+        return sum(1 for state in self._ranks.values() if state.end)
+
+    def _describe_end(self, rank: int, state: RankState, order: int, **end: Any) -> RankEnd:
         return RankEnd(
             rank=rank,
             node=state.pod,
-            order=ended,
+            order=order,
             verdict=state.verdict,
             verdict_message=state.verdict_message,
             steps=state.steps,
@@ -365,9 +371,10 @@ class Attempt:
         ended = [state.end for state in self._ranks.values() if state.end]
         if any(end.exit_code != 0 for end in ended):
             return True
-        early = find_early_exit(self._ends()) if self.contract.distributed else None
-        self._round_failure = early
-        return early is not None
+        if self.contract.distributed and now - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = now
+            self._round_failure = find_early_exit(self._ends())
+        return self._round_failure is not None
 
     def _may_leave(self, rank: int) -> bool:
         end = self._ranks[rank].end if rank in self._ranks else None

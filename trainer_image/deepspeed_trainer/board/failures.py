@@ -31,6 +31,7 @@ _NOT_FOUND: Final = re.compile(
     r"|^\S*python\S*: (No module named|Error while finding module)|^cannot start '"
 )
 _RANK_PREFIX: Final = re.compile(r"^\[rank\d+\]:\s?")
+_SPANS_SHOWN: Final = 16
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
 
@@ -122,14 +123,16 @@ def describe_program_end(exit_code: int, tail: Sequence[str], oom_kills: int) ->
 
 
 def name_ranks(ranks: Sequence[int]) -> str:
-    """Return ranks for people: `rank 3`, `ranks 0, 2-5`."""
+    """Return ranks for people: `rank 3`, `ranks 0, 2-5`; of many spans the first few."""
     spans: list[list[int]] = []
     for rank in sorted(set(ranks)):
         if spans and rank == spans[-1][1] + 1:
             spans[-1][1] = rank
         else:
             spans.append([rank, rank])
-    texts = [str(low) if low == high else f"{low}-{high}" for low, high in spans]
+    texts = [str(low) if low == high else f"{low}-{high}" for low, high in spans[:_SPANS_SHOWN]]
+    if more := sum(high - low + 1 for low, high in spans[_SPANS_SHOWN:]):
+        texts[-1] += f" and {more} more"
     return f"rank{'s' if len(set(ranks)) > 1 else ''} {', '.join(texts)}"
 
 

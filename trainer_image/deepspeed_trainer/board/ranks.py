@@ -111,21 +111,25 @@ def find_misplacement(contract: RunContract, ranks: Mapping[int, RankState]) -> 
     return Failure(Cause.PLACEMENT, message[:2048])
 
 
-def describe_launch(
-    ranks: Mapping[int, RankState], rank: int, *, names_hosts: bool = False
-) -> Launch:
-    """Return what a rank needs to know about the others."""
-    names = {ranks[r].pod_uid: ranks[r].pod for r in sorted(ranks)}
-    pods = list(names)
-    own = ranks[rank].pod_uid
-    neighbours = [r for r in sorted(ranks) if ranks[r].pod_uid == own]
-    return Launch(
-        local_rank=neighbours.index(rank),
-        local_world_size=len(neighbours),
-        node_rank=pods.index(own),
-        nodes=len(pods),
-        master_addr=ranks[0].address,
-        master_port=ranks[0].port,
-        neighbours=tuple(neighbours),
-        hosts=tuple(names.values()) if names_hosts else (),
-    )
+def describe_launches(
+    ranks: Mapping[int, RankState], *, names_hosts: bool = False
+) -> dict[int, Launch]:
+    """Return what each rank needs to know about the others; one pass, there may be thousands."""
+    pods: dict[str, list[int]] = {}
+    for rank in sorted(ranks):
+        pods.setdefault(ranks[rank].pod_uid, []).append(rank)
+    hosts = tuple(ranks[on_pod[0]].pod for on_pod in pods.values()) if names_hosts else ()
+    return {
+        rank: Launch(
+            local_rank=local_rank,
+            local_world_size=len(on_pod),
+            node_rank=node_rank,
+            nodes=len(pods),
+            master_addr=ranks[0].address,
+            master_port=ranks[0].port,
+            neighbours=tuple(on_pod),
+            hosts=hosts,
+        )
+        for node_rank, on_pod in enumerate(pods.values())
+        for local_rank, rank in enumerate(on_pod)
+    }

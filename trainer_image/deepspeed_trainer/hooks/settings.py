@@ -1,10 +1,9 @@
-"""A word about a DeepSpeed configuration that DeepSpeed could not read.
+"""A word about a DeepSpeed configuration that has "auto" where DeepSpeed needs a value.
 
-"auto" at the top level is filled in by Transformers and Accelerate; DeepSpeed itself compares it
-with numbers and ends with an error that does not name the key.
+Transformers and Accelerate fill it in before they make the engine; DeepSpeed itself compares it
+with numbers at some time, and ends with an error that does not name the key.
 """
 
-import functools
 import inspect
 import json
 from collections.abc import Mapping
@@ -17,31 +16,24 @@ from deepspeed_trainer.hooks.wire import Report
 
 
 class SettingsWatch:
-    """Looks at the configuration of an engine that could not be made."""
+    """Looks at the configuration that a rank makes an engine of."""
 
     def __init__(self, rank: int, report: Report) -> None:
         self._rank = rank
         self._report = report
-        self._guard = Guard(report)
 
     def patch(self, module: ModuleType) -> None:
         """Wrap deepspeed.initialize; all ranks have the same configuration, one says it."""
-        original = module.initialize
-        signature = inspect.signature(original)
+        if self._rank != 0:
+            return
+        signature = inspect.signature(module.initialize)
 
-        @functools.wraps(original)
-        def initialize(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return original(*args, **kwargs)
-            except Exception:
-                if self._rank == 0:
-                    self._guard.call(self._explain, signature, *args, **kwargs)
-                raise
+        def look(*args: Any, **kwargs: Any) -> None:
+            self._look(signature.bind(*args, **kwargs).arguments)
 
-        setattr(module, "initialize", initialize)  # noqa: B010  a module has no such type
+        Guard(self._report).before(module, "initialize", look)
 
-    def _explain(self, signature: inspect.Signature, *args: Any, **kwargs: Any) -> None:
-        given = signature.bind(*args, **kwargs).arguments
+    def _look(self, given: Mapping[str, Any]) -> None:
         config = given.get("config") or given.get("config_params")
         config = config or getattr(given.get("args"), "deepspeed_config", None)
         if isinstance(config, str | Path) and Path(config).is_file():

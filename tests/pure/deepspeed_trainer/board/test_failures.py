@@ -132,6 +132,9 @@ def test_the_others_are_counted_as_ranges() -> None:
 def test_ranks_are_named_for_people() -> None:
     assert name_ranks([3]) == "rank 3"
     assert name_ranks([5, 0, 3, 2, 4]) == "ranks 0, 2-5"
+    many = name_ranks(range(0, 1000, 2))
+    assert many.startswith("ranks 0, 2, 4, ")
+    assert many.endswith(", 30 and 484 more")
 
 
 def test_the_last_exception_is_found_behind_torchs_prefix() -> None:
