@@ -199,7 +199,8 @@ def main() -> int:
         install_chart(cluster, dev_values())
         await_operator(cluster)
         result = measure(cluster, count, lambda line: print(line, flush=True))
-    file = figures.publish("start", {"what": (__doc__ or "").splitlines()[0], **result})
+    told_first = {"what": (__doc__ or "").splitlines()[0]}
+    file = figures.publish("start", {**told_first, **result}, rivals.VERSIONS)
     told = {key: result[key] for key in ("seconds_from_apply", "ours_to", "operators_own_share_s")}
     print(json.dumps(told, indent=2))
     print(f"written to {file.relative_to(ROOT)}")

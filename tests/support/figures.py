@@ -10,15 +10,12 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deepspeed_operator.build.raycluster import RAY_VERSION
-from devcluster import versions
-from tests.support.installed import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "figures"
 CONFIDENCE = 0.95
 GIBIBYTE = 1 << 30
@@ -65,6 +62,22 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def judge(again: Sequence[float], ours: Sequence[float], bar: float) -> str:
+    """Whether ratios of ours to a rival lie within a bar such as 0.01, by both their intervals.
+
+    `again` are ratios of the rival to itself: noise that is no smaller than the bar decides
+    nothing, whatever the other interval says.
+    """
+    noise, found = interval_of_median(again), interval_of_median(ours)
+    if noise is None or found is None:
+        return "undecided: fewer than six pairs"
+    if max(abs(bound - 1) for bound in noise) >= bar:
+        return f"undecided: the rival beside itself is {noise[0]:.4f} to {noise[1]:.4f}"
+    if found[1] <= 1 + bar:
+        return f"within {bar:.0%}"
+    return f"not within {bar:.0%}" if found[0] > 1 + bar else "undecided: the interval is too wide"
+
+
 def rounds(systems: Sequence[str], count: int) -> list[tuple[str, ...]]:
     """The order in which systems take turns: forth and back (ABBA), so that drift cancels."""
     forth = tuple(systems)
@@ -84,8 +97,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def publish(name: str, result: dict[str, Any]) -> Path:
-    """Write a result with its machine, versions and date; returns the file."""
+def publish(name: str, result: dict[str, Any], versions: Mapping[str, str]) -> Path:
+    """Write a result with its machine, the versions of what was measured, and the date.
+
+    Returns the file.
+    """
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -93,11 +109,7 @@ def publish(name: str, result: dict[str, Any]) -> Path:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "machine": machine(),
-        "versions": {
-            "kubernetes": versions.KUBERNETES,
-            "kuberay": versions.KUBERAY,
-            "ray": RAY_VERSION,
-        },
+        "versions": dict(versions),
         **result,
     }
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,16 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from deepspeed_operator.build.raycluster import RAY_VERSION
+from devcluster import versions
+
 Object = dict[str, Any]
 K8S_JOB, HTTP = "K8sJobMode", "HTTPMode"
+VERSIONS = {
+    "kubernetes": versions.KUBERNETES,
+    "kuberay": versions.KUBERAY,
+    "ray": RAY_VERSION,
+}
 SUBMITTER_NEEDS = {"cpu": "100m", "memory": "512Mi"}
 
 

@@ -26,6 +26,8 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "s3"
         (self._folder / "runs").mkdir(parents=True)
+        self.log = folder / "requests.log"
+        """A line for every request that was answered."""
         self._port = free_ports(1)[0]
         self.uri = "s3://runs/team"
         self.env = {
@@ -44,7 +46,7 @@ class S3Server:
             "ROOT_SECRET_KEY": self.env["AWS_SECRET_ACCESS_KEY"],
         }
         self._process = subprocess.Popen(
-            [*command, "--health", "/health", "posix", self._folder],
+            [*command, "--access-log", self.log, "--health", "/health", "posix", self._folder],
             env={**os.environ, **own},
             stdout=subprocess.DEVNULL,
         )

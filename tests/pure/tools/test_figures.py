@@ -51,3 +51,23 @@ def test_every_system_is_as_often_early_as_late() -> None:
 def test_a_percentile_is_a_value_that_was_measured() -> None:
     found = figures.summarize([3.0, 1.0, 2.0])
     assert found == {"n": 3, "min": 1.0, "median": 2.0, "p90": 3.0, "max": 3.0}
+
+
+QUIET, LOUD = [0.999, 1.0, 1.001] * 4, [0.98, 1.0, 1.02] * 4
+
+
+@pytest.mark.parametrize(
+    ("again", "ours", "verdict"),
+    [
+        (QUIET, [1.004] * 10, "within 1%"),
+        (QUIET, [0.9] * 10, "within 1%"),
+        (QUIET, [1.02] * 10, "not within 1%"),
+        (QUIET, [1.0, 1.03] * 6, "undecided: the interval"),
+        (LOUD, [1.0] * 10, "undecided: the rival beside itself"),
+        (QUIET[:5], [1.0] * 10, "undecided: fewer"),
+    ],
+)
+def test_a_bar_is_met_only_where_the_noise_is_below_it(
+    again: list[float], ours: list[float], verdict: str
+) -> None:
+    assert figures.judge(again, ours, 0.01).startswith(verdict)
