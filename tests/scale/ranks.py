@@ -302,8 +302,8 @@ def peak_memory_mib(pid: int) -> float:
 def look_at(server: S3Server, contract: RunContract) -> dict[str, Any]:
     """What lies in the bucket after an attempt, and when its saves were brought and committed."""
     run = server.place_of(run_path(contract.job, contract.run))
-    file = run / f"attempt-{contract.attempt}" / "events.jsonl"
-    events = [json.loads(line) for line in file.read_text().splitlines()]
+    files = list((run / f"attempt-{contract.attempt}").glob("events*.jsonl"))
+    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     saves = []
     for commit in (line for line in events if line["event"] == "committed"):
         times = {
@@ -321,7 +321,7 @@ def look_at(server: S3Server, contract: RunContract) -> dict[str, Any]:
     requests = server.log.read_text().splitlines() if server.log.exists() else []
     return {
         "saves": saves,
-        "events_bytes": file.stat().st_size,
+        "events_bytes": sum(file.stat().st_size for file in files),
         "journal_bytes": sum(each.stat().st_size for each in (run / "journal").iterdir()),
         "objects": sum(1 for each in run.rglob("*") if each.is_file()),
         "requests": len(requests),

@@ -1,4 +1,8 @@
-"""events.jsonl of an attempt: appended to on a volume, uploaded now and then to a bucket."""
+"""events.jsonl of an attempt: appended to on a volume, uploaded now and then to a bucket.
+
+A bucket's object is written as a whole, and a thousand ranks fill a megabyte with each save: what
+is full is followed by events-2.jsonl and on.
+"""
 
 from typing import Final
 
@@ -6,6 +10,8 @@ from deepspeed_trainer.checkpoints.stores import Store
 
 UPLOAD_EVERY_S: Final = 60.0
 NAME: Final = "events.jsonl"
+PART_BYTES: Final = 4 * 1024 * 1024
+"""A part that has so much is full; it is neither kept in memory nor sent again."""
 
 
 class EventFile:
@@ -13,8 +19,9 @@ class EventFile:
 
     def __init__(self, store: Store, folder: str) -> None:
         self._store = store
-        self._path = f"{folder}/{NAME}"
-        self._place = store.place_of(self._path)
+        self._folder = folder
+        self._part = 1
+        self._place = store.place_of(f"{folder}/{NAME}")
         self._lines: list[str] = []
         self._uploaded = 0
         self._uploaded_at: float | None = None
@@ -42,8 +49,15 @@ class EventFile:
         return True
 
     def upload(self) -> None:
-        """Write all lines to the bucket, when there are new ones."""
+        """Write the lines of the last part to the bucket, when there are new ones."""
         count = len(self._lines)
-        if count > self._uploaded:
-            self._store.write(self._path, "".join(self._lines[:count]).encode())
-            self._uploaded = count
+        if count <= self._uploaded:
+            return
+        text = "".join(self._lines[:count]).encode()
+        name = NAME if self._part == 1 else f"events-{self._part}.jsonl"
+        self._store.write(f"{self._folder}/{name}", text)
+        self._uploaded = count
+        if len(text) >= PART_BYTES:
+            del self._lines[:count]
+            self._uploaded = 0
+            self._part += 1
