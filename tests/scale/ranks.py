@@ -99,12 +99,19 @@ class Crowd:
         self.parts: dict[str, dict[str, Any]] = {}
         self.launched = 0
         self.ending = asyncio.Event()
-        self.began_at = time.monotonic()
+        self.last_step = 0
+        """The step that all ranks end with, once they do."""
+        self._began_at = time.monotonic()
         self._cluster = cluster
         self._folder = folder
         self._pool = ThreadPoolExecutor(8)
         self.pid: int = ray.get(self.board.__ray_call__.remote(lambda _: os.getpid()))
         self.ranks = [Rank(self, rank) for rank in range(contract.world_size)]
+
+    @property
+    def step(self) -> int:
+        """The step that all ranks are in."""
+        return 1 + int(STEPS_PER_S * (time.monotonic() - self._began_at))
 
     @contextlib.asynccontextmanager
     async def part(self, name: str) -> AsyncIterator[None]:
@@ -188,6 +195,7 @@ class Rank:
             self._train()
             await self._sync()
             await asyncio.sleep(self._tick_s)
+        self._train()
         orders = await self._sync({"kind": "end", "end": {"exit_code": 0, "oom_kills": 0}})
         while not orders.may_leave:
             await asyncio.sleep(self._wait_s)
@@ -219,7 +227,7 @@ class Rank:
         crowd.launched += 1
 
     def _train(self) -> None:
-        step = max(1, int(STEPS_PER_S * (time.monotonic() - self._crowd.began_at)))
+        step = self._crowd.last_step or self._crowd.step
         fact = {"kind": "step", "done": step, "begun": step, "rate": "16"}
         self._facts.put(fact)
         longest = {Phase.FORWARD: 0.1, Phase.BACKWARD: 0.2, Phase.STEP: 0.1, Phase.PROGRAM: 0.1}
@@ -260,6 +268,7 @@ async def finish(
 ) -> None:
     """All programs end."""
     async with crowd.part("end"):
+        crowd.last_step = crowd.step
         crowd.ending.set()
         await asyncio.gather(*ranks)
         crowd.progress = (

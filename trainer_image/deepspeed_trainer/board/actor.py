@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import ray
@@ -38,6 +39,8 @@ TOKEN_ENV: Final = "RAY_AUTH_TOKEN"  # noqa: S105  the name of a variable
 PORT_ENV: Final = "DSJOB_PROGRESS_PORT"
 """Another port than the contract's, for several clusters on one machine."""
 
+PUBLISH_EVERY_S: Final = 0.2
+"""How often what ranks tell is made an answer of; a thousand of them come within seconds."""
 QUIET: Final = frozenset({"step", "beat", "stack"})
 """Facts that every rank brings all the time."""
 
@@ -49,6 +52,8 @@ class Board:
         self._attempts: dict[str, Attempt] = {}
         self._storages: dict[str, RunStorage] = {}
         self._answers: dict[str, str] = {}
+        self._published_at: dict[str, float] = {}
+        self._stale: set[str] = set()
         self._takers = {
             "loaded": self._take_loaded,
             "prepared": self._take_prepared,
@@ -68,7 +73,7 @@ class Board:
         contract = RunContract.from_json(contract_json)
         if len(self._attempts) >= MAX_BOARDS:
             oldest = next(iter(self._attempts))
-            del self._attempts[oldest], self._answers[oldest]
+            del self._attempts[oldest], self._answers[oldest], self._published_at[oldest]
             self._storages.pop(oldest, None)
         attempt = self._attempts[contract.submission_id] = Attempt(contract, _now())
         if contract.storage is not None:
@@ -143,7 +148,9 @@ class Board:
             self._note_restart(attempt)
         # The steps of other ranks are not shown, and there may be many of them.
         if rank == 0 or any(fact["kind"] not in QUIET for fact in facts):
-            self._publish(submission_id)
+            self._stale.add(submission_id)
+        if submission_id in self._stale:
+            self._publish_in_turn(submission_id)
         return orders
 
     def _note_restart(self, attempt: Attempt) -> None:
@@ -274,7 +281,14 @@ class Board:
             return True
         return False
 
+    def _publish_in_turn(self, submission_id: str) -> None:
+        """Publish unless that was done a moment ago: another rank's call will do it."""
+        if monotonic() - self._published_at[submission_id] >= PUBLISH_EVERY_S:
+            self._publish(submission_id)
+
     def _publish(self, submission_id: str) -> None:
+        self._stale.discard(submission_id)
+        self._published_at[submission_id] = monotonic()
         self._answers[submission_id] = self._attempts[submission_id].progress().to_json()
 
     def _log(self, attempt: Attempt, event: str, **details: Any) -> None:

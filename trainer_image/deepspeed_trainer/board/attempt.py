@@ -69,6 +69,7 @@ class Attempt:
         self._is_judged = False
         self._first_end_at: float | None = None
         self._looked_at = float("-inf")
+        self._has_verdict = False
         self._launches: dict[int, Launch] = {}
         self._updated_at = now
 
@@ -180,7 +181,7 @@ class Attempt:
 
     def note_verdict(self, rank: int, cause: Cause, message: str) -> None:
         """A rank's hook found a reason to end the attempt."""
-        state = self._ranks[rank]
+        state, self._has_verdict = self._ranks[rank], True
         state.verdict, state.verdict_message = state.verdict or cause, message
 
     def note_loaded(self, rank: int, source: ResumedFrom) -> None:
@@ -333,7 +334,7 @@ class Attempt:
         self.resuming.begin_round()
         self._vigil.restart()
         self._round_failure = self._first_end_at = None
-        self._looked_at = float("-inf")
+        self._looked_at, self._has_verdict = float("-inf"), False
         self._updated_at = now
         self.phase = RunPhase.RESTARTING
         return wait_s
@@ -364,7 +365,7 @@ class Attempt:
     def _must_stop(self, now: float) -> bool:
         if (self._failure or self._round_failure) is not None:
             return True
-        if any(state.verdict for state in self._ranks.values()):
+        if self._has_verdict:
             return True
         if self._first_end_at is None or now - self._first_end_at < SETTLE_S:
             return False
