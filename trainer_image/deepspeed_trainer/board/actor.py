@@ -19,6 +19,7 @@ from deepspeed_trainer.board.endpoint import ProgressServer
 from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.files import lacks_room
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
     BOARD_ACTOR,
@@ -177,8 +178,13 @@ class Board:
         self._log_files(attempt, rank, fact)
 
     def _take_lost_save(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        if attempt.saves.give_up(int(fact["number"])) is not None:
+        is_new = not attempt.saves.is_settled(int(fact["number"]))
+        attempt.saves.give_up(int(fact["number"]))
+        if is_new:
             self._log(attempt, "saveLost", rank=rank, message=fact["message"])
+        if fact["lacks_room"]:
+            attempt.storage_full = f"rank {rank}, {fact['message']}"
+            self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
 
     def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         if attempt.resuming.note_damaged(int(fact["number"])):
@@ -269,7 +275,10 @@ class Board:
             attempt.fail(Failure(Cause.SUPERSEDED, str(error)))
         except OSError as error:
             # Training goes on: this checkpoint does not count, the one before still does.
-            self._log(attempt, "saveLost", message=f"{type(error).__name__}: {error}")
+            message = f"{type(error).__name__}: {error}"
+            self._log(attempt, "saveLost", message=message)
+            if lacks_room(error):
+                attempt.storage_full = f"head, {message}"
         else:
             return True
         return False

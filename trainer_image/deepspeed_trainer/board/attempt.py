@@ -52,6 +52,8 @@ class Attempt:
         self.saves = OpenSaves(contract.world_size)
         self.resuming = Resuming(contract.world_size)
         self.checkpoint: SavedCheckpoint | None = None
+        self.storage_full: str | None = None
+        """Why the newest save was skipped, when that was for want of room."""
         self.versions: dict[str, str] = {}
         self._rounds = Rounds(contract)
         self._vigil = Vigil(contract)
@@ -193,6 +195,7 @@ class Attempt:
     def note_committed(self, save: Save, now: float) -> None:
         """A save counts from now on."""
         self.checkpoint = SavedCheckpoint(save.step, save.tag, save.path, now)
+        self.storage_full = None
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
@@ -296,6 +299,7 @@ class Attempt:
             overrides=tuple(self._overrides),
             restarts=self.restarts,
             last_restarts=tuple(self._rounds.last),
+            storage_full=self.storage_full,
         )
 
     # How it is decided.

@@ -16,7 +16,7 @@ from deepspeed_trainer.hooks.meter import format_decimal
 from deepspeed_trainer.hooks.models import ModelWatch
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
-from deepspeed_trainer.hooks.saves import SaveWatch
+from deepspeed_trainer.hooks.saves import WRITER_MODULE, SaveWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
 
@@ -40,6 +40,7 @@ class EngineWatch:
         named: dict[str, Patch] = {
             "deepspeed.runtime.engine": self.patch_engine,
             "deepspeed.monitor.monitor": self.patch_monitor,
+            WRITER_MODULE: self._saves.patch_writer,
         }
         if makes_group:
             group = partial(_patch_group, self._report)

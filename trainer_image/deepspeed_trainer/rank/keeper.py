@@ -75,6 +75,9 @@ class Keeper:
         began = monotonic()
         with self._lock:
             self._number += 1
+            if fact.get("lacks"):
+                self._tell_lost(self._number, fact["lacks"], lacks_room=True)
+                return
             save = HeldSave(self._number, self._path_of(self._number, fact), fact)
             self._saves[save.number] = save
             self._try(save, self._pin_first)
@@ -183,7 +186,7 @@ class Keeper:
         with self._lock:
             save = self._saves.get(number)
         if save is None:
-            self._tell({"kind": "save_lost", "number": number, "message": "it is gone"})
+            self._tell_lost(number, "it is gone")
             return
         if self._try(save, self._bring_files):
             with self._lock:
@@ -215,11 +218,16 @@ class Keeper:
         try:
             act(save)
         except Exception as error:  # noqa: BLE001  training goes on; the board is told why
-            self._saves.pop(save.number, None)
-            message = f"{type(error).__name__}: {error}"[:500]
-            self._tell({"kind": "save_lost", "number": save.number, "message": message})
+            message = f"step {save.fact['step']}: {type(error).__name__}: {error}"[:500]
+            self._tell_lost(save.number, message, lacks_room=files.lacks_room(error))
+            if save.number in self._saves:
+                self._drop(save)
             return False
         return True
+
+    def _tell_lost(self, number: int, message: str, *, lacks_room: bool = False) -> None:
+        fact = {"number": number, "message": message, "lacks_room": lacks_room}
+        self._tell({"kind": "save_lost", **fact})
 
     def _drop(self, save: HeldSave) -> None:
         """A save that will never count: take its pins off the volume too."""
