@@ -1,7 +1,8 @@
 """Saves and loads of DeepSpeed's engine: what a rank saved, when a save is whole, what came back.
 
 A save is open until no more files are added to it: random states and the like are written after the
-engine's own files.  It ends with the next save or optimizer step, or with the program.
+engine's own files.  It ends with its framework's own end of a save (see `ends`), the next save or
+optimizer step, or the program.
 """
 
 import functools
