@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import EXIT_SUCCEEDED, RunContract, run_path
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
+from tests.pure.deepspeed_trainer.makers import a_contract
 from tests.trainer.attempts import Job
 from tests.trainer.raycluster import RayCluster
 from tests.trainer.s3 import S3Server, find_server
@@ -67,6 +70,31 @@ def test_a_killed_run_goes_on_from_what_the_bucket_holds(
     assert {hashed(line) for line in brought} == {hashed(line) for line in prepared}
     logs = server.place_of(run_path(order.job, "run-1")) / "attempt-2" / "logs"
     assert '"start": 5' in (logs / "rank-00001.log").read_text()
+
+
+def test_what_given_up_saves_left_in_a_bucket_goes(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    contract = a_contract(storage=server.uri, attempt=2, run="swept")
+    storage = RunStorage(contract, 1.0)
+    store = open_store(server.uri)
+    folder = f"{run_path(contract.job, 'swept')}/checkpoints"
+    for name in (
+        "step-00000005-a1-1/a.pt",
+        "step-00000005-a1-1/tag/b.pt",
+        "step-00000010-a2-2/c.pt",
+    ):
+        store.write(f"{folder}/{name}", b"x")
+    storage.sweep(below=2)
+    storage.finish()
+    assert store.list_folders(folder) == ["step-00000010-a2-2"]
+
+    RunStorage(a_contract(storage=server.uri, attempt=3, run="swept"), 1.0)
+    storage.sweep(below=3)
+    storage.finish()
+    assert store.list_folders(folder) == ["step-00000010-a2-2"], "a newer attempt has begun"
 
 
 def test_a_bucket_that_cannot_be_reached_is_named_before_anything_trains(

@@ -182,9 +182,15 @@ class Board:
         attempt.saves.give_up(int(fact["number"]))
         if is_new:
             self._log(attempt, "saveLost", rank=rank, message=fact["message"])
+        if is_new and fact["is_crowded"]:
+            attempt.saves.note_skipped(fact["message"])
         if fact["lacks_room"]:
-            attempt.storage_full = f"rank {rank}, {fact['message']}"
-            self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
+            attempt.room.note_full(int(fact["number"]), f"rank {rank}, {fact['message']}")
+            self._at_storage(attempt, lambda storage: self._make_room(attempt, storage))
+
+    def _make_room(self, attempt: Attempt, storage: RunStorage) -> None:
+        self._remove_surplus(attempt, storage)
+        storage.sweep(0)
 
     def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         if attempt.resuming.note_damaged(int(fact["number"])):
@@ -224,12 +230,18 @@ class Board:
     def _commit(self, attempt: Attempt, save: Save) -> None:
         versions, metrics = {**attempt.versions, "ray": ray.__version__}, attempt.metrics
         done = self._at_storage(
-            attempt, lambda storage: storage.commit(save, versions, metrics, _now())
+            attempt,
+            lambda storage: storage.commit(save, versions, metrics, _now()),
+            number=save.number,
         )
         if done:
             attempt.note_committed(save, _now())
             self._log(attempt, "committed", step=save.step, tag=save.tag, path=save.path)
             self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
+        if done and attempt.saves.has_litter:
+            attempt.saves.has_litter = False
+            self._at_storage(attempt, lambda storage: storage.sweep(save.number))
+        attempt.saves.has_litter |= not done
 
     def _remove_surplus(self, attempt: Attempt, storage: RunStorage) -> None:
         for path in storage.remove_surplus(_now()):
@@ -265,7 +277,9 @@ class Board:
         names = {"path": resume.save, "step": resume.step, "report": resume.report}
         self._log(attempt, "chosen", **names, passedOver=passed_over)
 
-    def _at_storage(self, attempt: Attempt, act: Callable[[RunStorage], None]) -> bool:
+    def _at_storage(
+        self, attempt: Attempt, act: Callable[[RunStorage], None], number: int = 0
+    ) -> bool:
         """Write to the storage; a superseded attempt ends, a failed write is told and no more."""
         storage = self._storages.get(attempt.contract.submission_id)
         try:
@@ -278,7 +292,7 @@ class Board:
             message = f"{type(error).__name__}: {error}"
             self._log(attempt, "saveLost", message=message)
             if lacks_room(error):
-                attempt.storage_full = f"head, {message}"
+                attempt.room.note_full(number, f"head, {message}")
         else:
             return True
         return False

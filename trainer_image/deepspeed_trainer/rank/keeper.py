@@ -20,13 +20,16 @@ from typing import Any, Final
 from deepspeed_trainer.checkpoints import files
 from deepspeed_trainer.checkpoints.files import Pin
 from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_path, write_record
+from deepspeed_trainer.checkpoints.names import CHECKPOINTS, name_checkpoint
 from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import RunContract, attempt_path, run_path
 from deepspeed_trainer.manifest import ManifestFile
 
 Fact = Mapping[str, Any]
-CHECKPOINTS: Final = "checkpoints"
-"""Folder of a run's checkpoints, below the run's own."""
+CROWDED: Final = (
+    "saves that wait for their upload hold more of the pod's disk than is left free; save less"
+    " often, or give the workers more ephemeral storage"
+)
 SAVES_PER_ROUND: Final = 1_000_000
 """More than a program will ever save between two restarts."""
 
@@ -53,7 +56,7 @@ class Keeper:
         self._rank = rank
         self._tell = tell
         self._run = run_path(contract.job, contract.run)
-        self._prefix = f"a{contract.attempt}"
+        self._epoch = contract.attempt
         self._restart = restart
         self._is_the_rank = contract.entrypoint.kind.is_in_process
         self._attempt = attempt_path(contract.job, contract.run, contract.attempt)
@@ -77,6 +80,9 @@ class Keeper:
             self._number += 1
             if fact.get("lacks"):
                 self._tell_lost(self._number, fact["lacks"], lacks_room=True)
+                return
+            if self._is_crowded():
+                self._tell_lost(self._number, f"step {fact['step']}: {CROWDED}", is_crowded=True)
                 return
             save = HeldSave(self._number, self._path_of(self._number, fact), fact)
             self._saves[save.number] = save
@@ -144,7 +150,7 @@ class Keeper:
         """Return the same path on all ranks: they save in step, and a report is there already."""
         if "paths" in fact:
             return Path(fact["folder"]).relative_to(self._root).as_posix()
-        name = f"step-{fact['step']:08d}-{self._prefix}-{number}"
+        name = name_checkpoint(fact["step"], self._epoch, number)
         return f"{self._run}/{CHECKPOINTS}/{name}"
 
     def _pin_first(self, save: HeldSave) -> None:
@@ -225,9 +231,24 @@ class Keeper:
             return False
         return True
 
-    def _tell_lost(self, number: int, message: str, *, lacks_room: bool = False) -> None:
-        fact = {"number": number, "message": message, "lacks_room": lacks_room}
-        self._tell({"kind": "save_lost", **fact})
+    def _tell_lost(
+        self, number: int, message: str, *, lacks_room: bool = False, is_crowded: bool = False
+    ) -> None:
+        why = {"lacks_room": lacks_room, "is_crowded": is_crowded}
+        self._tell({"kind": "save_lost", "number": number, "message": message, **why})
+
+    def _is_crowded(self) -> bool:
+        """Whether saves on their way to a bucket hold as much of the pod's disk as is left of it.
+
+        What the program still has itself is held by a second name and takes up no room.
+        """
+        if self._store is None or self._store.place_of("") is not None:
+            return False
+        pins = [pin for save in self._saves.values() for pin in save.pins.values()]
+        alone_bytes = sum(
+            pin.size_bytes for pin in pins if pin.at != pin.source and pin.at.stat().st_nlink == 1
+        )
+        return alone_bytes > shutil.disk_usage(self._staging).free
 
     def _drop(self, save: HeldSave) -> None:
         """A save that will never count: take its pins off the volume too."""

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ SHARD = "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 class Rank:
     """One rank's program and its keeper, on a volume."""
 
-    def __init__(self, folder: Path, rank: int = 0, restart: int = 0) -> None:
+    def __init__(
+        self, folder: Path, rank: int = 0, restart: int = 0, storage: str | None = None
+    ) -> None:
         self.volume = folder / "volume"
         self.volume.mkdir(exist_ok=True)
         self.work = folder / "work"
         self.facts: list[Mapping[str, Any]] = []
-        contract = a_contract(storage=str(self.volume))
+        contract = a_contract(storage=storage or str(self.volume))
         self.keeper = Keeper(contract, rank, restart, self.facts.append)
 
     def save(self, step: int, tag: str = "tag", **files: bytes) -> None:
@@ -148,4 +151,33 @@ def test_what_was_not_brought_at_the_end_leaves_nothing_on_the_volume(rank: Rank
     rank.keeper.note_closed()
     assert (rank.volume / rank.facts[0]["path"]).exists()
     rank.keeper.close()
+    assert not (rank.volume / rank.facts[0]["path"]).exists()
+
+
+def test_a_save_is_skipped_while_others_wait_for_a_bucket_on_a_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Rank(tmp_path, storage="memory:///")
+    free = 10 * LINK_FROM_BYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    rank.save(1, "tag1")
+    free = LINK_FROM_BYTES // 2
+    rank.save(2, "tag2")
+    assert not rank.facts, "what the program has itself takes up no room"
+    shutil.rmtree(rank.work)
+    rank.save(3, "tag3")
+    assert rank.facts[-1]["kind"] == "save_lost"
+    assert rank.facts[-1]["is_crowded"]
+    assert "step 3" in rank.facts[-1]["message"]
+    free = 10 * LINK_FROM_BYTES
+    rank.save(4, "tag4")
+    assert rank.facts[-1]["number"] == 3, "there is room again"
+
+
+def test_a_save_that_failed_leaves_nothing_on_the_volume(rank: Rank) -> None:
+    rank.save(1)
+    rank.keeper.note_closed()
+    with (rank.work / "tag" / SHARD.format(0)).open("ab") as file:
+        file.write(b"more")
+    assert rank.bring(1)["kind"] == "save_lost"
     assert not (rank.volume / rank.facts[0]["path"]).exists()
