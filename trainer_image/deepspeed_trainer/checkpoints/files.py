@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,11 @@ class Pin:
             return stamp_of(self.source) != self.stamp
         except FileNotFoundError:
             return False  # what the program deleted stays pinned
+
+
+def pod_folder(submission_id: str) -> Path:
+    """Return where an attempt's files lie on a pod's own disk when its storage is no volume."""
+    return Path(tempfile.gettempdir()) / "dsjob" / submission_id
 
 
 def owner_of(path: str) -> int:

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final
 
 from deepspeed_trainer.checkpoints import files
-from deepspeed_trainer.checkpoints.files import Pin
+from deepspeed_trainer.checkpoints.files import Pin, pod_folder
 from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_path, write_record
 from deepspeed_trainer.checkpoints.names import CHECKPOINTS, name_checkpoint
 from deepspeed_trainer.checkpoints.stores import open_store
@@ -45,6 +45,11 @@ class HeldSave:
     blocked_s: float = 0.0
     is_closed: bool = False
 
+    def reported_below(self, folder: Path) -> list[Path]:
+        """Return the files of a report that Ray has put below a folder; a save has none."""
+        found = [pin.at for pin in self.pins.values() if pin.at == pin.source]
+        return [path for path in found if path.is_relative_to(folder)]
+
 
 class Keeper:
     """The saves of one rank; facts come from the program's thread, orders from the board's."""
@@ -66,6 +71,9 @@ class Keeper:
         self._saves: dict[int, HeldSave] = {}
         self._number = restart * SAVES_PER_ROUND
         self._ordered = 0
+        self._pod_folder = pod_folder(contract.submission_id)
+        self._spent: list[Path] = []
+        """Files of reports that are in the bucket by now, or will never be asked for."""
         self._left: deque[Held] = deque(maxlen=NEWEST)
         """The newest closed saves, for whoever finds this process killed."""
         self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
@@ -87,6 +95,7 @@ class Keeper:
             save = HeldSave(self._number, self._path_of(self._number, fact), fact)
             self._saves[save.number] = save
             self._try(save, self._pin_first)
+            self._clear_spent(save)
             save.blocked_s += monotonic() - began
 
     def note_closed(self) -> None:
@@ -147,9 +156,10 @@ class Keeper:
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def _path_of(self, number: int, fact: Fact) -> str:
-        """Return the same path on all ranks: they save in step, and a report is there already."""
-        if "paths" in fact:
-            return Path(fact["folder"]).relative_to(self._root).as_posix()
+        """Return the same path on all ranks: they save in step, or Ray has put it on the volume."""
+        folder = Path(fact["folder"])
+        if "paths" in fact and folder.is_relative_to(self._root):
+            return folder.relative_to(self._root).as_posix()
         name = name_checkpoint(fact["step"], self._epoch, number)
         return f"{self._run}/{CHECKPOINTS}/{name}"
 
@@ -198,6 +208,7 @@ class Keeper:
             with self._lock:
                 self._saves.pop(number, None)
                 shutil.rmtree(self._staging / str(number), ignore_errors=True)
+                self._spent += save.reported_below(self._pod_folder)
 
     def _bring_files(self, save: HeldSave) -> None:
         assert self._store is not None  # noqa: S101  a save is held only where there is storage
@@ -257,6 +268,14 @@ class Keeper:
             if pin.at != pin.source and self._store and self._store.place_of(save.path):
                 self._store.remove(f"{save.path}/{pin.path}")
         shutil.rmtree(self._staging / str(save.number), ignore_errors=True)
+        self._spent += save.reported_below(self._pod_folder)
+
+    def _clear_spent(self, save: HeldSave) -> None:
+        """Remove Ray's copies of older reports from the pod's disk; the newest may be asked for."""
+        if save.pins and save.reported_below(self._pod_folder):
+            for file in self._spent:
+                file.unlink(missing_ok=True)
+            self._spent = []
 
     def _describe(self, save: HeldSave) -> Fact:
         names = ("tag", "step", "zero_stage", "source")

@@ -1,6 +1,7 @@
 """From the program's word that it saved to files on the storage, whatever it does meanwhile."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, pod_folder
 from deepspeed_trainer.rank.keeper import Keeper
 from tests.pure.deepspeed_trainer.makers import a_contract
 
@@ -181,3 +182,23 @@ def test_a_save_that_failed_leaves_nothing_on_the_volume(rank: Rank) -> None:
         file.write(b"more")
     assert rank.bring(1)["kind"] == "save_lost"
     assert not (rank.volume / rank.facts[0]["path"]).exists()
+
+
+def test_a_report_s_copy_on_the_pod_goes_once_it_is_in_the_bucket_and_another_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rank = Rank(tmp_path, storage="memory:///")
+    own = pod_folder("bert-a1")
+    for number in (1, 2):
+        folder = own / f"report-{number}"
+        folder.mkdir(parents=True)
+        (folder / "model.pt").write_bytes(b"x")
+        fact = {"folder": str(folder), "tag": folder.name, "step": number, "zero_stage": 3}
+        rank.keeper.note_saved({**fact, "paths": ["model.pt"]})
+        rank.keeper.note_closed()
+        assert rank.facts[-1]["path"] == f"{RUN}/checkpoints/step-{number:08d}-a1-{number}"
+        assert names(rank.bring(number)) == ["model.pt"]
+        assert (folder / "model.pt").exists(), "the newest may still be asked for"
+    assert [path.exists() for path in sorted(own.glob("*/model.pt"))] == [True]
+    assert not (own / "report-1" / "model.pt").exists()
