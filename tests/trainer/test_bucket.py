@@ -4,16 +4,28 @@ The pods share no file system here but for the test's own; what one rank finds a
 from the bucket.
 """
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from deepspeed_trainer.contract import EXIT_SUCCEEDED, RunContract, run_path
+from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.files import pod_folder
+from deepspeed_trainer.checkpoints.stores import CHUNK_BYTES, open_store
+from deepspeed_trainer.contract import (
+    EXIT_SUCCEEDED,
+    Entrypoint,
+    EntrypointKind,
+    RunContract,
+    run_path,
+)
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
+from tests.pure.deepspeed_trainer.makers import a_contract
 from tests.trainer.attempts import Job
 from tests.trainer.raycluster import RayCluster
 from tests.trainer.s3 import S3Server, find_server
@@ -67,6 +79,78 @@ def test_a_killed_run_goes_on_from_what_the_bucket_holds(
     assert {hashed(line) for line in brought} == {hashed(line) for line in prepared}
     logs = server.place_of(run_path(order.job, "run-1")) / "attempt-2" / "logs"
     assert '"start": 5' in (logs / "rank-00001.log").read_text()
+
+
+def test_what_given_up_saves_left_in_a_bucket_goes(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    contract = a_contract(storage=server.uri, attempt=2, run="swept")
+    storage = RunStorage(contract, 1.0)
+    store = open_store(server.uri)
+    folder = f"{run_path(contract.job, 'swept')}/checkpoints"
+    for name in (
+        "step-00000005-a1-1/a.pt",
+        "step-00000005-a1-1/tag/b.pt",
+        "step-00000010-a2-2/c.pt",
+    ):
+        store.write(f"{folder}/{name}", b"x")
+    storage.sweep(below=2)
+    storage.finish()
+    assert store.list_folders(folder) == ["step-00000010-a2-2"]
+
+    RunStorage(a_contract(storage=server.uri, attempt=3, run="swept"), 1.0)
+    storage.sweep(below=3)
+    storage.finish()
+    assert store.list_folders(folder) == ["step-00000010-a2-2"], "a newer attempt has begun"
+
+
+def test_what_a_program_reports_is_in_the_bucket_and_comes_back(
+    cluster: RayCluster, server: S3Server, storage: Path
+) -> None:
+    job = Job(cluster, storage, storage=server.uri, deepspeed_config=None)
+    first = job.contract(
+        1, "own_trainer.py", entrypoint=Entrypoint(EntrypointKind.DRIVER, "own_trainer.py")
+    )
+    done = job.finish(first, job.start(first))
+    assert done.exit_code == EXIT_SUCCEEDED, done.log
+    assert done.progress.checkpoint is not None
+    assert done.progress.checkpoint.step == 12
+    shutil.rmtree(pod_folder(first.submission_id))  # the pods' own disks are gone
+
+    entrypoint = Entrypoint(EntrypointKind.DRIVER, "own_trainer.py", ("more",))
+    again = job.contract(2, "own_trainer.py", entrypoint=entrypoint)
+    resumed = job.finish(again, job.start(again))
+    assert resumed.exit_code == EXIT_SUCCEEDED, resumed.log
+    assert resumed.progress.resumed_from is not None
+    assert resumed.progress.resumed_from.step == 12
+    assert (resumed.progress.first_step, resumed.progress.step) == (13, 20)
+    logs = server.place_of(run_path(again.job, "run-1")) / "attempt-2" / "logs"
+    assert "result trained 4" in (logs / "driver.log").read_text()
+
+
+def test_an_upload_that_fails_takes_its_parts_back(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+
+    class Shrinking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 6 * CHUNK_BYTES:
+                raise OSError("the file has become shorter")
+            return super().read(size)
+
+    body = Shrinking(bytes(8 * CHUNK_BYTES))
+    source = SimpleNamespace(
+        open=lambda _mode: body, stat=lambda: SimpleNamespace(st_size=8 * CHUNK_BYTES)
+    )
+    store = open_store(server.uri)
+    with pytest.raises(OSError, match="become shorter"):
+        store.keep(cast("Path", source), "failed/file")
+    files = [path for path in server.place_of("..").resolve().rglob("*") if path.is_file()]
+    assert [path for path in files if {"failed", ".sgwtmp"} & set(path.parts)] == []
 
 
 def test_a_bucket_that_cannot_be_reached_is_named_before_anything_trains(

@@ -175,6 +175,8 @@ class Progress:
     """How often the ranks were started again inside this attempt."""
     last_restarts: tuple[Restart, ...] = ()
     """The last eight of them, oldest first."""
+    storage_full: str | None = None
+    """Why the newest save was skipped for want of room; None again once one counts."""
 
     def to_json(self) -> str:
         """Return the endpoint's answer."""
@@ -214,6 +216,7 @@ class Progress:
             overrides=fields.texts("overrides", max_items=MAX_OVERRIDES, max_chars=MAX_LINE_CHARS),
             restarts=fields.whole("restarts", high=MAX_RESTARTS),
             last_restarts=_read_restarts(fields),
+            storage_full=fields.optional_text("storageFull", max_chars=MAX_MESSAGE_CHARS),
         )
 
 

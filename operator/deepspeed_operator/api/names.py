@@ -45,6 +45,8 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     FINISHED = "Finished"
+    CHECKPOINT_STORAGE_FULL = "CheckpointStorageFull"
+    """There once a save was skipped for want of room; False again once one counts."""
 
 
 class Phase(StrEnum):
@@ -108,6 +110,10 @@ class Reason(StrEnum):
     """Ranks failed in healthy pods and were started again there; of Events alone."""
     FENCING = "Fencing"
     """Pods of the attempt before may still run; the next one waits until they cannot."""
+    SAVE_SKIPPED = "SaveSkipped"
+    """The newest save found no room on the job's storage; the training goes on without it."""
+    SAVED = "Saved"
+    """A checkpoint counts since a save was skipped."""
 
     # The end.
     SUCCEEDED = "Succeeded"

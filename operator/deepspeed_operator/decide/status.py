@@ -24,6 +24,10 @@ from deepspeed_operator.decide.view import View
 from deepspeed_trainer import contract
 
 MAX_MESSAGE = 2048
+FULL_ADVICE = (
+    "the newest save was skipped, training goes on: make room on the job's storage or enlarge it;"
+    " spec.checkpoint.keep lets older checkpoints go"
+)
 
 QUIET_REASONS = {
     ConditionType.COMPLETE: Reason.NOT_FINISHED,
@@ -95,7 +99,31 @@ def _derive_conditions(view: View, outlook: Outlook) -> list[Condition]:
         ConditionType.FAILED: outlook.failed,
         ConditionType.FINISHED: finished,
     }
-    return [_turn(view, kind, outlook, holds=holds) for kind, holds in facts.items()]
+    turned = [_turn(view, kind, outlook, holds=holds) for kind, holds in facts.items()]
+    room = _derive_room(view)
+    return turned if room is None else [*turned, room]
+
+
+def _derive_room(view: View) -> Condition | None:
+    """Return whether saves are skipped for want of room; None when that never happened."""
+    kind = ConditionType.CHECKPOINT_STORAGE_FULL
+    before = view.condition(kind)
+    progress = None if view.run is None else view.run.progress
+    why = None if progress is None else progress.storage_full
+    if why is None and (before is None or progress is None or progress.checkpoint is None):
+        return before
+    status: ConditionStatus = "False" if why is None else "True"
+    is_same = before is not None and before.status == status
+    return Condition(
+        type=kind,
+        status=status,
+        reason=Reason.SAVED if why is None else Reason.SAVE_SKIPPED,
+        message="" if why is None else f"{FULL_ADVICE} ({why})"[:MAX_MESSAGE],
+        last_transition_time=(
+            before.last_transition_time if before and is_same else format_time(view.now)
+        ),
+        observed_generation=view.job.generation,
+    )
 
 
 def _turn(view: View, kind: ConditionType, outlook: Outlook, *, holds: bool) -> Condition:

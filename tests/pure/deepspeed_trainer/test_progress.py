@@ -42,6 +42,7 @@ FULL = Progress(
     overrides=("FailureConfig.max_failures: 3 became 0",),
     restarts=9,
     last_restarts=(Restart(8.5, Cause.USER_ERROR, "ValueError: no", 3, "pod-1", 39),),
+    storage_full="rank 1, no room for a.pt",
 )
 
 
@@ -59,6 +60,7 @@ def test_names_on_the_wire_are_those_of_the_contract() -> None:
         "version", "submissionId", "attempt", "phase", "worldSize", "nodes", "step", "totalSteps",
         "epoch", "loss", "samplesPerSecond", "metrics", "checkpoint", "resumedFrom", "firstStep",
         "failure", "updatedAt", "notice", "overrides", "restarts", "lastRestarts",
+        "storageFull",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Excluded: how plans are carried out (tests/wire) and what KubeRay does with them
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.names import Reason
+from deepspeed_operator.api.types import Condition, DeepSpeedJobStatus
 from deepspeed_operator.decide.observed import RunState
+from deepspeed_trainer.contract import SavedCheckpoint
 from tests.support.builders import JobBuilder, a_job, observed, ready_pods
 from tests.support.passes import condition, decide, running, status_of, submitting, with_run
 from tests.support.world import World, live
@@ -42,6 +45,33 @@ def test_progress_is_written_at_once_and_then_once_an_interval() -> None:
     progress = status_of(due).progress
     assert progress is not None
     assert progress.step == 12
+
+
+def test_a_full_storage_is_a_condition_until_a_save_counts_again() -> None:
+    job, facts = running(a_job())
+    found = with_run(job, facts, RunState.RUNNING, step=1)
+
+    def look(job: JobBuilder, **progress: Any) -> tuple[JobBuilder, Condition | None]:
+        assert found.run is not None
+        assert found.run.progress is not None
+        run = replace(found.run, progress=replace(found.run.progress, **progress))
+        plan = decide(job, replace(found, run=run), 1)
+        after = job if plan.status is None else job.with_status(plan.status)
+        shown = DeepSpeedJobStatus.model_validate(after.build().status).conditions
+        return after, next((each for each in shown if each.type == "CheckpointStorageFull"), None)
+
+    job, never = look(job)
+    assert never is None
+    job, full = look(job, storage_full="rank 1, no room for a.pt")
+    assert full is not None
+    assert (full.status, full.reason) == ("True", Reason.SAVE_SKIPPED)
+    assert "spec.checkpoint.keep" in full.message
+    assert "rank 1, no room for a.pt" in full.message
+    job, still = look(job)
+    assert still == full, "nothing counts yet"
+    _, after = look(job, checkpoint=SavedCheckpoint(5, "step5", "run/step-5", 1.0))
+    assert after is not None
+    assert (after.status, after.reason, after.message) == ("False", Reason.SAVED, "")
 
 
 def test_a_notice_of_the_ranks_is_shown_and_goes() -> None:

@@ -18,6 +18,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--local_rank", type=int)
 parser.add_argument("--steps", type=int, default=12)
 parser.add_argument("--save-every", type=int, default=5)
+parser.add_argument("--width", type=int, default=64)
 parser.add_argument("--tag", default="step{}")
 parser.add_argument("--end", default="-1:never:0")
 parser.add_argument("--times", type=int, default=1)
@@ -28,7 +29,9 @@ args = parser.parse_args()
 rank, how, at = args.end.split(":")
 
 torch.manual_seed(0)
-net = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))
+net = torch.nn.Sequential(
+    torch.nn.Linear(32, args.width), torch.nn.ReLU(), torch.nn.Linear(args.width, 32)
+)
 engine, optimizer, _, _ = deepspeed.initialize(
     args=args, model=net, model_parameters=net.parameters()
 )

@@ -20,6 +20,7 @@ from deepspeed_trainer.board.endpoint import ProgressServer
 from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.files import lacks_room
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
     BOARD_ACTOR,
@@ -184,8 +185,19 @@ class Board:
         self._log_files(attempt, rank, fact)
 
     def _take_lost_save(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        if attempt.saves.give_up(int(fact["number"])) is not None:
+        is_new = not attempt.saves.is_settled(int(fact["number"]))
+        attempt.saves.give_up(int(fact["number"]))
+        if is_new:
             self._log(attempt, "saveLost", rank=rank, message=fact["message"])
+        if is_new and fact["is_crowded"]:
+            attempt.saves.note_skipped(fact["message"])
+        if fact["lacks_room"]:
+            attempt.room.note_full(int(fact["number"]), f"rank {rank}, {fact['message']}")
+            self._at_storage(attempt, lambda storage: self._make_room(attempt, storage))
+
+    def _make_room(self, attempt: Attempt, storage: RunStorage) -> None:
+        self._remove_surplus(attempt, storage)
+        storage.sweep(0)
 
     def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         if attempt.resuming.note_damaged(int(fact["number"])):
@@ -225,12 +237,18 @@ class Board:
     def _commit(self, attempt: Attempt, save: Save) -> None:
         versions, metrics = {**attempt.versions, "ray": ray.__version__}, attempt.metrics
         done = self._at_storage(
-            attempt, lambda storage: storage.commit(save, versions, metrics, _now())
+            attempt,
+            lambda storage: storage.commit(save, versions, metrics, _now()),
+            number=save.number,
         )
         if done:
             attempt.note_committed(save, _now())
             self._log(attempt, "committed", step=save.step, tag=save.tag, path=save.path)
             self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
+        if done and attempt.saves.has_litter:
+            attempt.saves.has_litter = False
+            self._at_storage(attempt, lambda storage: storage.sweep(save.number))
+        attempt.saves.has_litter |= not done
 
     def _remove_surplus(self, attempt: Attempt, storage: RunStorage) -> None:
         for path in storage.remove_surplus(_now()):
@@ -266,7 +284,9 @@ class Board:
         names = {"path": resume.save, "step": resume.step, "report": resume.report}
         self._log(attempt, "chosen", **names, passedOver=passed_over)
 
-    def _at_storage(self, attempt: Attempt, act: Callable[[RunStorage], None]) -> bool:
+    def _at_storage(
+        self, attempt: Attempt, act: Callable[[RunStorage], None], number: int = 0
+    ) -> bool:
         """Write to the storage; a superseded attempt ends, a failed write is told and no more."""
         storage = self._storages.get(attempt.contract.submission_id)
         try:
@@ -276,7 +296,10 @@ class Board:
             attempt.fail(Failure(Cause.SUPERSEDED, str(error)))
         except OSError as error:
             # Training goes on: this checkpoint does not count, the one before still does.
-            self._log(attempt, "saveLost", message=f"{type(error).__name__}: {error}")
+            message = f"{type(error).__name__}: {error}"
+            self._log(attempt, "saveLost", message=message)
+            if lacks_room(error):
+                attempt.room.note_full(number, f"head, {message}")
         else:
             return True
         return False

@@ -23,6 +23,7 @@ from deepspeed_trainer.board.ranks import (
     find_misplacement,
 )
 from deepspeed_trainer.board.resuming import Resuming, describe_ignored
+from deepspeed_trainer.board.room import Room
 from deepspeed_trainer.board.rounds import Rounds
 from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.board.vigil import Vigil
@@ -54,6 +55,7 @@ class Attempt:
         self.saves = OpenSaves(contract.world_size)
         self.resuming = Resuming(contract.world_size)
         self.checkpoint: SavedCheckpoint | None = None
+        self.room = Room()
         self.versions: dict[str, str] = {}
         self._rounds = Rounds(contract)
         self._vigil = Vigil(contract)
@@ -197,6 +199,7 @@ class Attempt:
     def note_committed(self, save: Save, now: float) -> None:
         """A save counts from now on."""
         self.checkpoint = SavedCheckpoint(save.step, save.tag, save.path, now)
+        self.room.note_committed(save.number)
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
@@ -301,6 +304,7 @@ class Attempt:
             overrides=tuple(self._overrides),
             restarts=self.restarts,
             last_restarts=tuple(self._rounds.last),
+            storage_full=self.room.lack,
         )
 
     # How it is decided.
@@ -390,5 +394,5 @@ class Attempt:
 
     def _notice(self) -> str | None:
         own = (self.resuming.passed_over, self._advice)
-        told = (find_notice(self._ranks), *own, self._vigil.find_notice())
+        told = (find_notice(self._ranks), *own, self.saves.find_notice(), self._vigil.find_notice())
         return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None

@@ -49,6 +49,12 @@ class OpenSaves:
     def __init__(self, world_size: int) -> None:
         self.replaced = 0
         """Saves that never counted because a newer one was there before their turn came."""
+        self.has_litter = True
+        """Whether files may lie on the storage that never count: also from rounds before."""
+        self.skipped = 0
+        """Saves that were not held, because the pod's disk had no room for more that wait."""
+        self.skipped_for: str | None = None
+        """Why the last of them was not."""
         self._world_size = world_size
         self._open: dict[int, Save] = {}
         self._current: int = 0
@@ -88,7 +94,19 @@ class OpenSaves:
         """Forget a save, because a rank cannot bring it; returns it when it was still open."""
         save = self._open.get(number)
         self._settle(number)
+        self.has_litter = True
         return save
+
+    def note_skipped(self, reason: str) -> None:
+        """A rank has not held a save for want of room in its pod."""
+        self.skipped += 1
+        self.skipped_for = reason
+
+    def find_notice(self) -> str | None:
+        """Return a sentence on saves that were skipped, or None."""
+        if not self.skipped:
+            return None
+        return f"saves skipped: {self.skipped}, the last at {self.skipped_for}"
 
     def drop_partial(self) -> None:
         """Forget what some ranks will never hold, because they have ended."""

@@ -4,6 +4,7 @@ One writer for a whole attempt, so that a checkpoint counts at one moment and fo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from deepspeed_trainer.checkpoints.journal import (
     EntryKind,
     Journal,
 )
+from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter
 from deepspeed_trainer.checkpoints.retention import find_surplus
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import (
@@ -143,6 +145,35 @@ class RunStorage:
             self._append(EntryKind.DELETED, now, path=commit.path, reason="retention")
             self._background.submit(self.delete_files, f"{self._run}/{commit.path}")
         return [commit.path for commit in surplus]
+
+    def sweep(self, below: int) -> None:
+        """Remove what saves have left that will never count; files go in the background.
+
+        Those of attempts before, and this attempt's before the save of a number: every rank has
+        brought that one by now, and so works on none before it.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        if self._journal.is_newest():
+            counting = {commit.path for commit in self._journal.record.alive}
+            self._background.submit(self._remove_litter, below, counting)
+
+    def _remove_litter(self, below: int, counting: AbstractSet[str]) -> None:
+        try:
+            names = self._store.list_folders(f"{self._run}/{CHECKPOINTS}")
+            for name in find_litter(names, self._contract.attempt, below):
+                path = f"{CHECKPOINTS}/{name}"
+                if path not in counting:
+                    self._remove_uncommitted(f"{self._run}/{path}")
+        except OSError as error:
+            print(f"what given-up saves left stays: {error}", flush=True)  # noqa: T201  Ray's log
+
+    def _remove_uncommitted(self, path: str) -> None:
+        """Remove a folder's files, unless a manifest names them: that is left for people to see."""
+        names = self._store.list_sizes(path)
+        for name in names if MANIFEST_FILE not in names else ():
+            self._store.remove(f"{path}/{name}")
 
     def delete_files(self, path: str) -> None:
         """Delete a checkpoint, its manifest first, and the program's own names of its files.

@@ -6,9 +6,11 @@ time), a small one is copied, because small files are the ones that programs app
 program writes to a name again, the name is taken off the pinned file.
 """
 
+import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ _OF_RANK: Final = re.compile(
     r"(?:zero_pp_rank_|rng_state_|random_states_|fingerprint-rank-|sidecar-rank-)(\d+)(?:\D|$)"
     r"|^__(\d+)_\d+\.distcp$"
 )
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 LINK_FROM_BYTES: Final = 1024 * 1024
 """Files of at least this size are linked, smaller ones copied."""
 
@@ -43,6 +46,11 @@ class Pin:
             return stamp_of(self.source) != self.stamp
         except FileNotFoundError:
             return False  # what the program deleted stays pinned
+
+
+def pod_folder(submission_id: str) -> Path:
+    """Return where an attempt's files lie on a pod's own disk when its storage is no volume."""
+    return Path(tempfile.gettempdir()) / "dsjob" / submission_id
 
 
 def owner_of(path: str) -> int:
@@ -86,8 +94,35 @@ def pin(source: Path, path: str, places: Iterable[Path]) -> Pin:
         if stamp[1] >= LINK_FROM_BYTES and _try_link(source, target):
             return Pin(path, source, target, stamp)
     target = targets[0] if stamp[1] < LINK_FROM_BYTES else targets[-1]
-    shutil.copyfile(source, target)
+    copy_whole(source, target)
     return Pin(path, source, target, stamp)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; a copy that fails leaves nothing that takes up room.
+
+    Raises:
+        OSError: it is gone, or there is no room.
+    """
+    try:
+        shutil.copyfile(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether a write failed because the disk, or what one may use of it, is full.
+
+    Torch says so in words alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(os.strerror(number) in str(error) for number in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _try_link(source: Path, target: Path) -> bool:

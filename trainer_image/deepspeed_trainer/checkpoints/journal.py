@@ -195,6 +195,15 @@ class Journal:
             if self._take_next(entry):
                 return
 
+    def is_newest(self) -> bool:
+        """Whether nobody has written since this writer did; a newer attempt would have.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        is_own = self._epoch != 0 and self.record.epoch == self._epoch
+        return is_own and self._store.read(self._path_of(self._last + 1)) is None
+
     def _take_next(self, entry: Entry) -> bool:
         """Write the entry with the next number, or read who took it."""
         path = self._path_of(self._last + 1)

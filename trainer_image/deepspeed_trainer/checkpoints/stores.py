@@ -4,15 +4,15 @@ Every write is whole or not at all, and `create` succeeds for one writer alone: 
 journal's fencing needs (a hard link on a volume, a conditional put in a bucket).
 """
 
+import errno
 import functools
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
-from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, copy_whole
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 _SCHEME: Final = "://"
+_QUOTA_WORDS: Final = ("QuotaExceeded", "StorageFull", "507 Insufficient Storage")
+"""In the answers of buckets that are full: Ceph's, MinIO's, and the status itself."""
 
 
 class Store(Protocol):
@@ -121,7 +123,7 @@ class VolumeStore:
             return hash_file(target, sync=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(source, beside)
+        copy_whole(source, beside)
         digest = hash_file(beside, sync=True)
         beside.replace(target)
         _sync_folder(target.parent)
@@ -135,7 +137,7 @@ class VolumeStore:
             link_to(source, target)
         else:
             beside = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copyfile(source, beside)
+            copy_whole(source, beside)
             beside.replace(target)
         return hash_file(source)
 
@@ -154,10 +156,14 @@ class VolumeStore:
     def _write_beside(self, target: Path, data: bytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.uname().nodename}.{os.getpid()}")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
         return beside
 
 
@@ -175,7 +181,8 @@ def _telling(verb: _Verb) -> _Verb:
             return verb(self, *args)
         except BaseError as error:
             first = str(error).splitlines()[0] if str(error) else ""
-            raise OSError(f"{self.uri}: {type(error).__name__}: {first}"[:500]) from error
+            number = errno.ENOSPC if any(word in str(error) for word in _QUOTA_WORDS) else errno.EIO
+            raise OSError(number, f"{self.uri}: {type(error).__name__}: {first}"[:500]) from error
 
     return cast("_Verb", told)
 

@@ -6,15 +6,23 @@ and its end turned into a verdict.  What its ranks did is on the board, as for e
 
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from deepspeed_trainer.board.failures import describe_program_end
 from deepspeed_trainer.board.ranks import Verdict
-from deepspeed_trainer.contract import CONTRACT_ENV, EXIT_SUCCEEDED, RunContract
+from deepspeed_trainer.checkpoints.stores import open_store
+from deepspeed_trainer.contract import (
+    CONTRACT_ENV,
+    EXIT_SUCCEEDED,
+    RunContract,
+    attempt_path,
+)
 from deepspeed_trainer.hooks.wire import PROGRAM_ENV, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
 from deepspeed_trainer.rank.child import ChildProcess
@@ -22,6 +30,8 @@ from deepspeed_trainer.rank.ear import HookEar
 from deepspeed_trainer.rank.kernel import count_oom_kills
 
 POLL_S: Final = 0.2
+LOG_EVERY_S: Final = 60.0
+"""How often its log goes to a bucket while it runs."""
 LOG_NAME: Final = "driver.log"
 PREFIX: Final = "[driver] "
 
@@ -56,7 +66,8 @@ class Program:
         args = [rankenv.expand(arg, env) for arg in entrypoint.args]
         self._oom_kills_before = count_oom_kills()
         command = [*rankenv.python_command(entrypoint), *args]
-        self._child = ChildProcess(command, env, PREFIX, log / LOG_NAME if log else None)
+        self._log = _Log(contract, log / LOG_NAME if log else None)
+        self._child = ChildProcess(command, env, PREFIX, self._log.path)
 
     def run(self, line: Line) -> Verdict:
         """Let it train and wait for its end.
@@ -68,7 +79,9 @@ class Program:
         while (code := self._child.wait(POLL_S)) is None:
             if line.was_stopped:
                 self._child.stop(self._contract.stop_grace_s)
+            self._log.bring_when_due()
         self._ear.finish()
+        self._log.bring()
         shutil.rmtree(self._folder, ignore_errors=True)
         if code == EXIT_SUCCEEDED or self._child.was_stopped:
             return Verdict()
@@ -86,6 +99,33 @@ class Program:
         self._has_line.wait()
         if fact["kind"] == "override" and self._line is not None:
             self._line.note_override(fact["sentence"])
+
+
+class _Log:
+    """The program's log on its way to a bucket; on a volume it is there at once."""
+
+    def __init__(self, contract: RunContract, path: Path | None) -> None:
+        self.path = path
+        storage = contract.storage if contract.volume is None else None
+        self._store = open_store(storage) if storage else None
+        folder = attempt_path(contract.job, contract.run, contract.attempt)
+        self._target = f"{folder}/logs/{LOG_NAME}"
+        self._brought_at = monotonic()
+
+    def bring_when_due(self) -> None:
+        """Upload it once a minute."""
+        if monotonic() - self._brought_at > LOG_EVERY_S:
+            self.bring()
+
+    def bring(self) -> None:
+        """Upload it as it is now; a log is not worth a training."""
+        self._brought_at = monotonic()
+        if self._store is None or self.path is None or not self.path.exists():
+            return
+        try:
+            self._store.keep(self.path, self._target)
+        except OSError as error:
+            sys.stderr.write(f"{LOG_NAME} was not uploaded: {error}\n")
 
 
 def program_env(

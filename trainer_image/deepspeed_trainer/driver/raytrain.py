@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deepspeed_trainer.board.ranks import Verdict
+from deepspeed_trainer.checkpoints.files import pod_folder
 from deepspeed_trainer.contract import (
     RANK_RESOURCE,
     EntrypointKind,
@@ -163,7 +164,7 @@ def _own_loop(contract: RunContract, restart: int) -> _Loop:
 def ray_folder(contract: RunContract) -> Path:
     """Return where Ray Train keeps the files of an attempt."""
     if contract.volume is None:
-        return Path("/tmp/dsjob") / contract.submission_id  # noqa: S108  the pod's own /tmp
+        return pod_folder(contract.submission_id)
     return Path(attempt_dir(contract.volume, contract.job, contract.run, contract.attempt))
 
 

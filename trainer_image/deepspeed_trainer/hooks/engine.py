@@ -10,13 +10,14 @@ from types import ModuleType
 from typing import Any, Final
 
 from deepspeed_trainer.board.beats import Phase
+from deepspeed_trainer.hooks.ends import end_patches
 from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.meter import format_decimal
 from deepspeed_trainer.hooks.models import ModelWatch
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
-from deepspeed_trainer.hooks.saves import SaveWatch
+from deepspeed_trainer.hooks.saves import WRITER_MODULE, SaveWatch
 from deepspeed_trainer.hooks.settings import SettingsWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
@@ -38,15 +39,17 @@ class EngineWatch:
         self._settings = SettingsWatch(rank, report)
 
     def patches(self, *, makes_group: bool = False) -> Mapping[str, Patch]:
-        """Return patches by module name; `makes_group` where the program makes its own group."""
+        """Return patches by module name; `makes_group` where a program is a process of its own."""
         named: dict[str, Patch] = {
             "deepspeed.runtime.engine": self.patch_engine,
             "deepspeed.monitor.monitor": self.patch_monitor,
             "deepspeed": self._settings.patch,
+            WRITER_MODULE: self._saves.patch_writer,
         }
         if makes_group:
             group = partial(_patch_group, self._report)
             named["torch.distributed.distributed_c10d"] = group
+            named.update(end_patches(Guard(self._report), self._saves.close))
         return named
 
     def describe_progress(self) -> Mapping[str, int]:

@@ -1,22 +1,28 @@
 """Saves and loads of DeepSpeed's engine: what a rank saved, when a save is whole, what came back.
 
 A save is open until no more files are added to it: random states and the like are written after the
-engine's own files.  It ends with the next save or optimizer step, or with the program.
+engine's own files.  It ends with its framework's own end of a save (see `ends`), the next save or
+optimizer step, or the program.
 """
 
 import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Final
 
 from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.checkpoints.files import free_names
 from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
 from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.resumed import Resumed
+from deepspeed_trainer.hooks.room import SaveRoom
 from deepspeed_trainer.hooks.steps import StepWatch
 from deepspeed_trainer.hooks.wire import Report
+
+WRITER_MODULE: Final = "deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine"
+"""Where DeepSpeed writes a save's files, if its configuration names no other way."""
 
 
 class SaveWatch:
@@ -27,6 +33,7 @@ class SaveWatch:
         self._report = report
         self._steps = steps
         self._guard = Guard(report)
+        self._room = SaveRoom()
         self._is_open = False
         self._saved: dict[Path, int] = {}
         self._has_stepped = False
@@ -37,6 +44,11 @@ class SaveWatch:
         engine.dsjob_write_beside = None  # see deepspeed_trainer.loop.engine.add_to_saves
         engine.save_checkpoint = self._wrap_save(engine.save_checkpoint)
         engine.load_checkpoint = self._wrap_load(engine.load_checkpoint)
+
+    def patch_writer(self, module: ModuleType) -> None:
+        """Wrap what writes each file of the engine's save."""
+        writer = module.TorchCheckpointEngine
+        writer.save = self._room.guard(writer.save)
 
     def close(self) -> None:
         """Say that nothing is added to the save before; waits until its files are held."""
@@ -65,6 +77,8 @@ class SaveWatch:
             folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
             self._guard.call(self._begin_save, folder, named)
             result = save(engine, save_dir, tag, *args, **kw)
+            if self._guard.call(self._skip_without_room, folder, named):
+                return result
             if engine.dsjob_write_beside is not None:
                 engine.dsjob_write_beside()
             self._guard.call(self._note_saved, engine, folder, named)
@@ -75,12 +89,29 @@ class SaveWatch:
     def _begin_save(self, folder: Path, tag: str) -> None:
         """Before the first byte: end the save before, and write to no file that is held fast."""
         self.close()
+        self._room.begin(folder)
         free_names(folder / tag, self._rank)
+
+    def _skip_without_room(self, folder: Path, tag: str) -> bool:
+        """Take back a save that a rank had no room for; True on all ranks alike.
+
+        DeepSpeed ends a save with a barrier, so all ranks are here.
+        """
+        reason = self._room.agree()
+        if reason is None:
+            return False
+        self._room.take_back(folder, tag, self._rank)
+        self._report({**self._describe(folder, tag), "zero_stage": 0, "lacks": reason})
+        return True
 
     def _note_saved(self, engine: Any, folder: Path, tag: str) -> None:
         self._is_open = True
         self._saved[folder / tag] = self._steps.done
-        fact = {
+        zero_stage = int(engine.zero_optimization_stage())
+        self._report({**self._describe(folder, tag), "zero_stage": zero_stage})
+
+    def _describe(self, folder: Path, tag: str) -> dict[str, Any]:
+        return {
             "kind": "saved",
             "folder": str(folder),
             "only": tag,
@@ -88,7 +119,6 @@ class SaveWatch:
             "source": _describe_source(folder),
             "step": self._steps.done,
         }
-        self._report({**fact, "zero_stage": int(engine.zero_optimization_stage())})
 
     def _wrap_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(load)

@@ -18,15 +18,18 @@ from time import monotonic
 from typing import Any, Final
 
 from deepspeed_trainer.checkpoints import files
-from deepspeed_trainer.checkpoints.files import Pin
+from deepspeed_trainer.checkpoints.files import Pin, pod_folder
 from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_path, write_record
+from deepspeed_trainer.checkpoints.names import CHECKPOINTS, name_checkpoint
 from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import RunContract, attempt_path, run_path
 from deepspeed_trainer.manifest import ManifestFile
 
 Fact = Mapping[str, Any]
-CHECKPOINTS: Final = "checkpoints"
-"""Folder of a run's checkpoints, below the run's own."""
+CROWDED: Final = (
+    "saves that wait for their upload hold more of the pod's disk than is left free; save less"
+    " often, or give the workers more ephemeral storage"
+)
 SAVES_PER_ROUND: Final = 1_000_000
 """More than a program will ever save between two restarts."""
 
@@ -42,6 +45,11 @@ class HeldSave:
     blocked_s: float = 0.0
     is_closed: bool = False
 
+    def reported_below(self, folder: Path) -> list[Path]:
+        """Return the files of a report that Ray has put below a folder; a save has none."""
+        found = [pin.at for pin in self.pins.values() if pin.at == pin.source]
+        return [path for path in found if path.is_relative_to(folder)]
+
 
 class Keeper:
     """The saves of one rank; facts come from the program's thread, orders from the board's."""
@@ -53,7 +61,7 @@ class Keeper:
         self._rank = rank
         self._tell = tell
         self._run = run_path(contract.job, contract.run)
-        self._prefix = f"a{contract.attempt}"
+        self._epoch = contract.attempt
         self._restart = restart
         self._is_the_rank = contract.entrypoint.kind.is_in_process
         self._attempt = attempt_path(contract.job, contract.run, contract.attempt)
@@ -63,6 +71,9 @@ class Keeper:
         self._saves: dict[int, HeldSave] = {}
         self._number = restart * SAVES_PER_ROUND
         self._ordered = 0
+        self._pod_folder = pod_folder(contract.submission_id)
+        self._spent: list[Path] = []
+        """Files of reports that are in the bucket by now, or will never be asked for."""
         self._left: deque[Held] = deque(maxlen=NEWEST)
         """The newest closed saves, for whoever finds this process killed."""
         self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
@@ -75,9 +86,16 @@ class Keeper:
         began = monotonic()
         with self._lock:
             self._number += 1
+            if fact.get("lacks"):
+                self._tell_lost(self._number, fact["lacks"], lacks_room=True)
+                return
+            if self._is_crowded():
+                self._tell_lost(self._number, f"step {fact['step']}: {CROWDED}", is_crowded=True)
+                return
             save = HeldSave(self._number, self._path_of(self._number, fact), fact)
             self._saves[save.number] = save
             self._try(save, self._pin_first)
+            self._clear_spent(save)
             save.blocked_s += monotonic() - began
 
     def note_closed(self) -> None:
@@ -138,10 +156,11 @@ class Keeper:
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def _path_of(self, number: int, fact: Fact) -> str:
-        """Return the same path on all ranks: they save in step, and a report is there already."""
-        if "paths" in fact:
-            return Path(fact["folder"]).relative_to(self._root).as_posix()
-        name = f"step-{fact['step']:08d}-{self._prefix}-{number}"
+        """Return the same path on all ranks: they save in step, or Ray has put it on the volume."""
+        folder = Path(fact["folder"])
+        if "paths" in fact and folder.is_relative_to(self._root):
+            return folder.relative_to(self._root).as_posix()
+        name = name_checkpoint(fact["step"], self._epoch, number)
         return f"{self._run}/{CHECKPOINTS}/{name}"
 
     def _pin_first(self, save: HeldSave) -> None:
@@ -183,12 +202,13 @@ class Keeper:
         with self._lock:
             save = self._saves.get(number)
         if save is None:
-            self._tell({"kind": "save_lost", "number": number, "message": "it is gone"})
+            self._tell_lost(number, "it is gone")
             return
         if self._try(save, self._bring_files):
             with self._lock:
                 self._saves.pop(number, None)
                 shutil.rmtree(self._staging / str(number), ignore_errors=True)
+                self._spent += save.reported_below(self._pod_folder)
 
     def _bring_files(self, save: HeldSave) -> None:
         assert self._store is not None  # noqa: S101  a save is held only where there is storage
@@ -215,11 +235,31 @@ class Keeper:
         try:
             act(save)
         except Exception as error:  # noqa: BLE001  training goes on; the board is told why
-            self._saves.pop(save.number, None)
-            message = f"{type(error).__name__}: {error}"[:500]
-            self._tell({"kind": "save_lost", "number": save.number, "message": message})
+            message = f"step {save.fact['step']}: {type(error).__name__}: {error}"[:500]
+            self._tell_lost(save.number, message, lacks_room=files.lacks_room(error))
+            if save.number in self._saves:
+                self._drop(save)
             return False
         return True
+
+    def _tell_lost(
+        self, number: int, message: str, *, lacks_room: bool = False, is_crowded: bool = False
+    ) -> None:
+        why = {"lacks_room": lacks_room, "is_crowded": is_crowded}
+        self._tell({"kind": "save_lost", "number": number, "message": message, **why})
+
+    def _is_crowded(self) -> bool:
+        """Whether saves on their way to a bucket hold as much of the pod's disk as is left of it.
+
+        What the program still has itself is held by a second name and takes up no room.
+        """
+        if self._store is None or self._store.place_of("") is not None:
+            return False
+        pins = [pin for save in self._saves.values() for pin in save.pins.values()]
+        alone_bytes = sum(
+            pin.size_bytes for pin in pins if pin.at != pin.source and pin.at.stat().st_nlink == 1
+        )
+        return alone_bytes > shutil.disk_usage(self._staging).free
 
     def _drop(self, save: HeldSave) -> None:
         """A save that will never count: take its pins off the volume too."""
@@ -228,6 +268,14 @@ class Keeper:
             if pin.at != pin.source and self._store and self._store.place_of(save.path):
                 self._store.remove(f"{save.path}/{pin.path}")
         shutil.rmtree(self._staging / str(save.number), ignore_errors=True)
+        self._spent += save.reported_below(self._pod_folder)
+
+    def _clear_spent(self, save: HeldSave) -> None:
+        """Remove Ray's copies of older reports from the pod's disk; the newest may be asked for."""
+        if save.pins and save.reported_below(self._pod_folder):
+            for file in self._spent:
+                file.unlink(missing_ok=True)
+            self._spent = []
 
     def _describe(self, save: HeldSave) -> Fact:
         names = ("tag", "step", "zero_stage", "source")

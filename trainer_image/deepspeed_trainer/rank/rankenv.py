@@ -8,12 +8,12 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from deepspeed_trainer.board.ranks import Launch
+from deepspeed_trainer.checkpoints.files import pod_folder
 from deepspeed_trainer.contract import (
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
@@ -129,7 +129,7 @@ def prepend_path(env: Mapping[str, str], folder: str, name: str = "PYTHONPATH") 
 def program_checkpoint_dir(contract: RunContract) -> Path:
     """Return where the program shall save: on the job's volume, or the pod's /tmp without one."""
     if contract.volume is None:
-        return Path(tempfile.gettempdir()) / "dsjob" / contract.submission_id / "checkpoints"
+        return pod_folder(contract.submission_id) / "checkpoints"
     return Path(checkpoint_dir(contract.volume, contract.job, contract.run, contract.attempt))
 
 
@@ -153,7 +153,7 @@ def log_folder(contract: RunContract) -> Path | None:
     if contract.storage is None:
         return None
     if contract.volume is None:
-        return Path(tempfile.gettempdir()) / "dsjob" / contract.submission_id / "logs"
+        return pod_folder(contract.submission_id) / "logs"
     folder = attempt_dir(contract.volume, contract.job, contract.run, contract.attempt)
     return Path(folder) / "logs"
 

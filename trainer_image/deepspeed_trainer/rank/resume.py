@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from deepspeed_trainer.board.ranks import Resume
-from deepspeed_trainer.checkpoints.files import is_shared
+from deepspeed_trainer.checkpoints.files import is_shared, owner_of, pod_folder
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -63,11 +63,19 @@ def prepare(
             _check(resume.save, file, store.fetch(f"{resume.save}/{file.path}", target / file.path))
             read.append(file)
         folder, tag = str(target), manifest.tag
-    place = store.place_of(resume.report)
-    if resume.report and place is not None:
-        for file in _read_manifest(store, resume.report).files_of(rank):
-            _check(resume.report, file, hash_file(place / file.path))
-            read.append(file)
+    if resume.report:
+        manifest = _read_manifest(store, resume.report)
+        place = store.place_of(resume.report)
+        if place is None:
+            place = pod_folder(contract.submission_id) / "reported" / Path(resume.report).name
+            for file in _files_for(manifest, rank, brings_shared=local_rank == 0):
+                digest = store.fetch(f"{resume.report}/{file.path}", place / file.path)
+                _check(resume.report, file, digest)
+                read.append(file)
+        else:
+            for file in manifest.files_of(rank):
+                _check(resume.report, file, hash_file(place / file.path))
+                read.append(file)
         report = str(place)
     path = resume.save or resume.report
     return Resumed(folder, tag, resume.step, resume.attempt, path, report), read
@@ -79,7 +87,8 @@ def _files_for(manifest: Manifest, rank: int, *, brings_shared: bool) -> Iterato
     Below ZeRO-3 a rank may read any other's, so the first rank of a folder brings all.
     """
     for file in manifest.files:
-        is_own = file.rank == rank and not is_shared(file.path)
+        # A report's file may have been handed in by another rank than the one that wrote it.
+        is_own = owner_of(file.path) == rank and not is_shared(file.path)
         if is_own or (brings_shared and (is_shared(file.path) or manifest.zero_stage < 3)):
             yield file
 

@@ -4,6 +4,7 @@ import pytest
 
 from deepspeed_trainer.board.attempt import SETTLE_S, Attempt
 from deepspeed_trainer.board.ranks import Resume, Verdict
+from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.contract import (
     Cause,
     Entrypoint,
@@ -343,3 +344,11 @@ def test_every_answer_passes_the_operators_reader() -> None:
 def test_a_fact_of_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown kind"):
         a_running_attempt().take(0, {"kind": "gossip"}, 0.0)
+
+
+def test_only_a_save_after_the_one_without_room_shows_that_there_is_some() -> None:
+    attempt = a_running_attempt()
+    attempt.room.note_full(3, "rank 1, no room for a.pt")
+    for number, shown in ((2, "rank 1, no room for a.pt"), (4, None)):
+        attempt.note_committed(Save.from_fact(a_closed_save(number)), 1.0)
+        assert attempt.progress().storage_full == shown

@@ -20,9 +20,12 @@ def open_attempt(volume: Path, attempt: int, **changes: object) -> RunStorage:
     return RunStorage(a_contract(attempt=attempt, storage=str(volume), **changes), 1.0)
 
 
-def commit(storage: RunStorage, volume: Path, step: int, *, report: bool = False) -> Path:
+def commit(
+    storage: RunStorage, volume: Path, step: int, *, report: bool = False, folder: str = ""
+) -> Path:
     """Commit a checkpoint of two ranks; returns its folder."""
-    path = f"{RUN}/checkpoints/{'report' if report else 'step'}-{step}"
+    own = f"{'report' if report else 'step'}-{step}"
+    path = f"{RUN}/checkpoints/{folder or own}"
     (volume / path).mkdir(parents=True)
     save = Save(step, path, "tag", step, 3, ".", report)
     for rank, name in enumerate(NAMES):
@@ -139,3 +142,36 @@ def test_the_checkpoint_that_the_attempt_came_from_is_kept(tmp_path: Path) -> No
     for step in (10, 15):
         commit(second, tmp_path, step)
     assert second.remove_surplus(1.0) == ["checkpoints/step-10"]
+
+
+def litter(volume: Path, name: str, file: str = "x.pt") -> Path:
+    """What a save that was given up left."""
+    path = volume / RUN / "checkpoints" / name / file
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    return path
+
+
+def test_what_given_up_saves_left_goes_and_what_counts_stays(tmp_path: Path) -> None:
+    storage = open_attempt(tmp_path, 2)
+    gone = [litter(tmp_path, "step-00000005-a1-7"), litter(tmp_path, "step-00000010-a2-1")]
+    stay = [
+        litter(tmp_path, "step-00000015-a2-2"),
+        litter(tmp_path, "somebody-else-s"),
+        litter(tmp_path, "step-00000020-a1-8", MANIFEST_FILE),
+    ]
+    stay.append(commit(storage, tmp_path, 25, folder="step-00000025-a1-9") / NAMES[0])
+    (stay[-1].parent / MANIFEST_FILE).unlink()  # the journal alone says that it counts
+    storage.sweep(below=2)
+    storage.finish()
+    assert [path.exists() for path in gone] == [False, False]
+    assert all(path.exists() for path in stay)
+
+
+def test_an_attempt_that_was_superseded_clears_nothing(tmp_path: Path) -> None:
+    storage = open_attempt(tmp_path, 2)
+    left = litter(tmp_path, "step-00000005-a1-7")
+    open_attempt(tmp_path, 3)
+    storage.sweep(below=9)
+    storage.finish()
+    assert left.exists()

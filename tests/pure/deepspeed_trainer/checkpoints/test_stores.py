@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
-from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, lacks_room
 from deepspeed_trainer.checkpoints.stores import BucketStore, Store, VolumeStore, open_store
 
 BIG = LINK_FROM_BYTES + 1
@@ -76,3 +77,24 @@ def test_removing_twice_is_no_error_and_leaves_no_empty_folder(
 def test_the_root_says_which_store_it_is(tmp_path: Path) -> None:
     assert isinstance(open_store(str(tmp_path)), VolumeStore)
     assert isinstance(open_store("s3://bucket/folder"), BucketStore)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_full"),
+    [
+        ("Generic S3 error: <Code>QuotaExceeded</Code>", True),
+        ("<Code>XMinioStorageFull</Code>", True),
+        ("Server returned non-2xx status code: 507 Insufficient Storage", True),
+        ("<Code>AccessDenied</Code>", False),
+    ],
+)
+def test_a_bucket_s_quota_is_told_as_a_full_disk(answer: str, *, is_full: bool) -> None:
+    class Refusing:
+        def put(self, *_args: object, **_kwargs: object) -> None:
+            raise GenericError(answer)
+
+    store = BucketStore(MemoryStore())
+    store._obstore = Refusing()
+    with pytest.raises(OSError, match="memory") as caught:
+        store.write("a", b"1")
+    assert lacks_room(caught.value) is is_full

@@ -1,13 +1,15 @@
 """From the program's word that it saved to files on the storage, whatever it does meanwhile."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, pod_folder
 from deepspeed_trainer.rank.keeper import Keeper
 from tests.pure.deepspeed_trainer.makers import a_contract
 
@@ -18,12 +20,14 @@ SHARD = "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 class Rank:
     """One rank's program and its keeper, on a volume."""
 
-    def __init__(self, folder: Path, rank: int = 0, restart: int = 0) -> None:
+    def __init__(
+        self, folder: Path, rank: int = 0, restart: int = 0, storage: str | None = None
+    ) -> None:
         self.volume = folder / "volume"
         self.volume.mkdir(exist_ok=True)
         self.work = folder / "work"
         self.facts: list[Mapping[str, Any]] = []
-        contract = a_contract(storage=str(self.volume))
+        contract = a_contract(storage=storage or str(self.volume))
         self.keeper = Keeper(contract, rank, restart, self.facts.append)
 
     def save(self, step: int, tag: str = "tag", **files: bytes) -> None:
@@ -149,3 +153,52 @@ def test_what_was_not_brought_at_the_end_leaves_nothing_on_the_volume(rank: Rank
     assert (rank.volume / rank.facts[0]["path"]).exists()
     rank.keeper.close()
     assert not (rank.volume / rank.facts[0]["path"]).exists()
+
+
+def test_a_save_is_skipped_while_others_wait_for_a_bucket_on_a_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank = Rank(tmp_path, storage="memory:///")
+    free = 10 * LINK_FROM_BYTES
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    rank.save(1, "tag1")
+    free = LINK_FROM_BYTES // 2
+    rank.save(2, "tag2")
+    assert not rank.facts, "what the program has itself takes up no room"
+    shutil.rmtree(rank.work)
+    rank.save(3, "tag3")
+    assert rank.facts[-1]["kind"] == "save_lost"
+    assert rank.facts[-1]["is_crowded"]
+    assert "step 3" in rank.facts[-1]["message"]
+    free = 10 * LINK_FROM_BYTES
+    rank.save(4, "tag4")
+    assert rank.facts[-1]["number"] == 3, "there is room again"
+
+
+def test_a_save_that_failed_leaves_nothing_on_the_volume(rank: Rank) -> None:
+    rank.save(1)
+    rank.keeper.note_closed()
+    with (rank.work / "tag" / SHARD.format(0)).open("ab") as file:
+        file.write(b"more")
+    assert rank.bring(1)["kind"] == "save_lost"
+    assert not (rank.volume / rank.facts[0]["path"]).exists()
+
+
+def test_a_report_s_copy_on_the_pod_goes_once_it_is_in_the_bucket_and_another_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rank = Rank(tmp_path, storage="memory:///")
+    own = pod_folder("bert-a1")
+    for number in (1, 2):
+        folder = own / f"report-{number}"
+        folder.mkdir(parents=True)
+        (folder / "model.pt").write_bytes(b"x")
+        fact = {"folder": str(folder), "tag": folder.name, "step": number, "zero_stage": 3}
+        rank.keeper.note_saved({**fact, "paths": ["model.pt"]})
+        rank.keeper.note_closed()
+        assert rank.facts[-1]["path"] == f"{RUN}/checkpoints/step-{number:08d}-a1-{number}"
+        assert names(rank.bring(number)) == ["model.pt"]
+        assert (folder / "model.pt").exists(), "the newest may still be asked for"
+    assert [path.exists() for path in sorted(own.glob("*/model.pt"))] == [True]
+    assert not (own / "report-1" / "model.pt").exists()
