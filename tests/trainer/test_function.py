@@ -42,3 +42,17 @@ def test_deepspeed_in_a_function_is_seen_and_its_saves_are_committed(
     assert outcome.progress.step == 4
     assert outcome.progress.checkpoint is not None
     assert outcome.progress.checkpoint.tag == "global_step4"
+
+
+def test_the_next_attempt_of_a_function_goes_on_from_its_last_save(
+    cluster: RayCluster, storage: Path
+) -> None:
+    job = Job(cluster, storage)
+    failed = job.run(1, "loops:train_and_fail_in_the_first_attempt")
+    assert failed.progress.failure is not None, failed.log
+    assert failed.progress.failure.rank == 1
+    outcome = job.run(2, "loops:train_and_fail_in_the_first_attempt")
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log
+    assert outcome.progress.resumed_from is not None
+    assert (outcome.progress.resumed_from.step, outcome.progress.first_step) == (4, 5)
+    assert outcome.progress.step == 6

@@ -52,16 +52,40 @@ def tell_cores(config: dict) -> None:
     )
 
 
-def train_with_deepspeed() -> None:
+def make_engine() -> deepspeed.DeepSpeedEngine:
     net = torch.nn.Linear(16, 16)
     engine, *_ = deepspeed.initialize(
         model=net,
         model_parameters=net.parameters(),
         config=os.environ["DSJOB_DEEPSPEED_CONFIG"],
     )
+    return engine
+
+
+def train_step(engine: deepspeed.DeepSpeedEngine) -> None:
+    x = torch.randn(4, 16)
+    loss = ((engine(x) - x) ** 2).mean()
+    engine.backward(loss)
+    engine.step()
+
+
+def train_with_deepspeed() -> None:
+    engine = make_engine()
     for _ in range(4):
-        x = torch.randn(4, 16)
-        loss = ((engine(x) - x) ** 2).mean()
-        engine.backward(loss)
-        engine.step()
+        train_step(engine)
     engine.save_checkpoint(os.environ["DSJOB_CHECKPOINT_DIR"])
+
+
+def train_and_fail_in_the_first_attempt() -> None:
+    """Six steps with a save after every second; rank 1 fails after the fifth."""
+    engine = make_engine()
+    folder = os.environ["DSJOB_CHECKPOINT_DIR"]
+    if Path(folder, "latest").exists():
+        _, state = engine.load_checkpoint(folder)
+        assert state["step"] == engine.global_steps
+    while engine.global_steps < 6:
+        train_step(engine)
+        if engine.global_steps % 2 == 0:
+            engine.save_checkpoint(folder, client_state={"step": engine.global_steps})
+        if engine.global_steps == 5 and os.environ["DSJOB_ATTEMPT"] == "1":
+            fail_on_rank_1()
