@@ -199,7 +199,7 @@ def test_rule_accepts_one_and_refuses_the_other_by_its_field(kube: Kube, case: s
 
 # field: (what it is at first, what it may not become, path in the server's message)
 FROZEN: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "nodes": (BASE, {"nodes": 3}, "spec.nodes"),
+    "nodes without storage": (BASE, {"nodes": 3}, "spec.nodes"),
     "gpusPerNode": ({**BASE, "gpusPerNode": 1}, {"gpusPerNode": 2}, "spec.gpusPerNode"),
     "accelerator": (BASE, {"accelerator": {"type": "CPU"}}, "spec.accelerator"),
     "image": ({**BASE, "image": "a:1"}, {"image": "a:2"}, "spec.image"),
@@ -293,6 +293,11 @@ def test_other_fields_can_change(kube: Kube, home: str) -> None:
     kube.apply(a_job(BASE, "mutable", home))
     for change in MUTABLE.values():
         kube.patch("deepspeedjob", "mutable", {"spec": change}, home)
+
+
+def test_nodes_can_change_where_there_is_something_to_continue_from(kube: Kube, home: str) -> None:
+    kube.apply(a_job({**BASE, "storage": {"volumeClaim": "runs"}}, "resized", home))
+    kube.patch("deepspeedjob", "resized", {"spec": {"nodes": 3}}, home)
 
 
 def test_name_that_is_no_label_is_refused(kube: Kube) -> None:

@@ -40,7 +40,7 @@ class RayCluster:
         """The working directory of programs, as where a job's code is mounted."""
         self.lib = lib
         """A folder more to import from."""
-        self._pods = pods
+        self.pods = pods
         self._ranks_per_pod = ranks_per_pod
         self._folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -103,7 +103,7 @@ class RayCluster:
         worker = [f"--address=127.0.0.1:{self._gcs}", "--include-log-monitor=false"]
         worker += [f"--num-cpus={self._ranks_per_pod}"]
         worker += [f'--resources={{"dsjob_rank": {self._ranks_per_pod}}}']
-        for count, pod in enumerate(self._pods, start=2):
+        for count, pod in enumerate(self.pods, start=2):
             # One after the other: raylets of one machine choose their sockets' names in a race.
             self._start(pod, worker)
             wait_until(lambda wanted=count: self._alive() == wanted, f"{pod} does not join")

@@ -91,6 +91,8 @@ CHECKPOINT_DIR_ENV: Final = "DSJOB_CHECKPOINT_DIR"
 ATTEMPT_ENV: Final = "DSJOB_ATTEMPT"
 RESTART_ENV: Final = "DSJOB_RESTART"
 RUN_ENV: Final = "DSJOB_RUN"
+MICRO_BATCH_ENV: Final = "DSJOB_MICRO_BATCH_SIZE"
+ACCUMULATION_ENV: Final = "DSJOB_GRADIENT_ACCUMULATION_STEPS"
 """What a user's program may read; it need not know any of them."""
 
 STACKS_DIR: Final = "stacks"
@@ -206,6 +208,8 @@ class RunContract:
     """Auto: from the run's newest good checkpoint. Never: from the beginning."""
     on_ignored: str = "Fail"
     """What follows when the program does not load what it was to continue from: Fail, Continue."""
+    on_world_size_change: str = "Convert"
+    """What follows when the newest checkpoint is of another number of ranks: Convert, Fail."""
     keep: Keep = Keep()
     """Which checkpoints stay."""
     head_pod_uid: str = ""
@@ -271,6 +275,7 @@ class RunContract:
             storage=fields.optional_text("storage", max_chars=1024, pattern=_STORAGE),
             resume=fields.choice("resume", ("Auto", "Never")),
             on_ignored=fields.choice("on_ignored", ("Fail", "Continue")),
+            on_world_size_change=fields.choice("on_world_size_change", ("Convert", "Fail")),
             keep=Keep.from_fields(fields.section("keep")),
             head_pod_uid=fields.text("head_pod_uid", max_chars=64),
             env=_read_env(fields),

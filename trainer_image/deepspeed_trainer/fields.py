@@ -103,6 +103,10 @@ class Fields:
             raise self.fail(name, "true or false")
         return value
 
+    def optional_flag(self, name: str) -> bool:
+        """Return true or false; a field that is null or absent is false."""
+        return self.take(name, None) is not None and self.flag(name)
+
     def items(self, name: str, *, max_items: int) -> list[Any]:
         """Return a list of at most `max_items` raw values."""
         value = self.take(name)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.fields import ContractError, Fields, read_object
 from deepspeed_trainer.progress import MAX_UNIX_S, refuse_version
 
@@ -17,6 +18,8 @@ MANIFEST_FILE: Final = "manifest.dsjob.json"
 """Lies at the root of a checkpoint; one without it was never committed."""
 MAX_MANIFEST_BYTES: Final = 64 * 1024 * 1024
 MAX_FILES: Final = 1_000_000
+MAX_REASON_CHARS: Final = 512
+NOT_LOOKED_AT: Final = "whether it can be converted was not looked at when it was saved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,12 @@ class Manifest:
     versions: Mapping[str, str]
     files: tuple[ManifestFile, ...]
     source: str = ""
+    batch: Batch | None = None
+    """The engine's batch when it saved; None where there was no engine."""
+    unresizable: str = NOT_LOOKED_AT
+    """Why it cannot be converted for another number of ranks; empty when it can."""
+    universal: bool = False
+    """Whether it was converted: no longer sharded by rank, any number of ranks can load it."""
 
     def files_of(self, rank: int) -> tuple[ManifestFile, ...]:
         """Return the files that a rank owns."""
@@ -73,6 +82,7 @@ class Manifest:
         plain = {name: getattr(self, name) for name in self.__slots__}
         plain["version"] = MANIFEST_VERSION
         plain["versions"] = dict(self.versions)
+        plain["batch"] = self.batch.to_wire() if self.batch else None
         plain["files"] = [file.to_wire() for file in self.files]
         return json.dumps(plain, indent=1, sort_keys=True, allow_nan=False)
 
@@ -89,6 +99,8 @@ class Manifest:
         if not all(isinstance(value, str) for value in versions.values()):
             raise ContractError("manifest.versions must map names to texts")
         sections = fields.sections("files", max_items=MAX_FILES)
+        batch = fields.optional_section("batch")
+        unresizable = fields.optional_text("unresizable", max_chars=MAX_REASON_CHARS)
         return cls(
             step=fields.whole("step"),
             tag=fields.text("tag", max_chars=255, pattern=r"[^\x00]+"),
@@ -99,4 +111,7 @@ class Manifest:
             versions=versions,
             source=fields.text("source", max_chars=4096),
             files=tuple(ManifestFile.from_fields(section) for section in sections),
+            batch=Batch.from_fields(batch) if batch else None,
+            unresizable=NOT_LOOKED_AT if unresizable is None else unresizable,
+            universal=fields.optional_flag("universal"),
         )

@@ -34,6 +34,8 @@ REMEDIES: Final = {
     Cause.WRONG_WORLD_SIZE: Remedy.NONE,
     Cause.CONTRACT_INVALID: Remedy.NONE,
     Cause.RESUME_IGNORED: Remedy.NONE,
+    Cause.WORLD_SIZE_CHANGED: Remedy.NONE,
+    Cause.WRONG_BATCH_SIZE: Remedy.NONE,
     Cause.SUPERSEDED: Remedy.NONE,
     Cause.PLACEMENT: Remedy.ATTEMPT,
     Cause.RANKS_MISSING: Remedy.ATTEMPT,

@@ -82,5 +82,8 @@ class Checkpoint(ApiModel):
 
     resume: Resume = Resume()
     """Where a new attempt starts."""
+    on_world_size_change: Literal["Convert", "Fail"] = "Convert"
+    """What follows when the newest checkpoint was saved by another number of ranks. Convert
+    (default): it is converted once and continued from. Fail: the run fails and says so."""
     keep: Keep | None = None
     """Which checkpoints stay when newer ones are there. Default all of them."""

@@ -106,6 +106,8 @@ class Reason(StrEnum):
     """The run was started by the head."""
     RESTARTING = "Restarting"
     """An attempt failed and another one follows."""
+    RESIZED = "Resized"
+    """Another number of nodes is wanted; the attempt ended for it and another one follows."""
     RANKS_RESTARTED = "RanksRestarted"
     """Ranks failed in healthy pods and were started again there; of Events alone."""
     FENCING = "Fencing"

@@ -90,6 +90,12 @@ SPEC_RULES = rules(
         "accelerator.resourceName has no meaning when accelerator.type is CPU; remove it",
         path=".accelerator.resourceName",
     ),
+    rule(
+        "self.nodes == oldSelf.nodes || has(self.storage)",
+        "without storage nodes cannot be changed after creation: there is nothing to continue from;"
+        " delete the job and create it anew",
+        path=".nodes",
+    ),
     *(
         rule(
             f"has(self.{name}) == has(oldSelf.{name})",

@@ -83,8 +83,9 @@ class FailurePolicy(ApiModel):
 class DeepSpeedJobSpec(ApiModel):
     """The wanted training run."""
 
-    nodes: Annotated[int, Field(ge=1, le=1024, json_schema_extra=fixed("nodes"))]
-    """Worker nodes, one pod each. Fixed at creation."""
+    nodes: Annotated[int, Field(ge=1, le=1024)]
+    """Worker nodes, one pod each. A change ends the attempt that runs; the next one continues from
+    the newest checkpoint with the same global batch. Needs spec.storage."""
     gpus_per_node: Annotated[int, Field(ge=1, le=64, json_schema_extra=fixed("gpusPerNode"))] = 8
     """Ranks per node, each with one device (or none when accelerator.type is CPU). Default 8.
     Fixed at creation."""

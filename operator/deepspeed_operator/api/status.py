@@ -102,6 +102,8 @@ class Attempt(ApiModel):
     """1 for the first."""
     state: AttemptState
     """Where it is."""
+    nodes: int | None = None
+    """Worker nodes that it was opened with; spec.nodes counts for the next one."""
     cluster: Annotated[str, Field(max_length=63)]
     """RayCluster that it runs on."""
     submission_id: Annotated[str, Field(max_length=128)]
@@ -138,6 +140,9 @@ class RunStatus(ApiModel):
 
     name: Annotated[str, Field(max_length=63)]
     """Name of the run."""
+    nodes: int | None = None
+    """Worker nodes of its first attempt. The global batch that the DeepSpeed configuration makes
+    with them is kept when spec.nodes changes."""
     storage_path: Annotated[str, Field(max_length=1024)] | None = None
     """Its folder below the storage's root."""
     overrides: Annotated[

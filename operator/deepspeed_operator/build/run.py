@@ -54,6 +54,7 @@ def build_contract(
         distributed=spec.entrypoint.distributed,
         env=env,
         storage=_build_storage(spec.storage),
+        on_world_size_change=spec.checkpoint.on_world_size_change,
         keep=_build_keep(spec.checkpoint.keep),
         resume=spec.checkpoint.resume.mode,
         on_ignored=spec.checkpoint.resume.on_ignored,

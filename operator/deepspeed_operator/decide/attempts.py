@@ -11,7 +11,11 @@ from deepspeed_operator.api.names import (
 from deepspeed_operator.api.types import MAX_ATTEMPTS_SHOWN, Attempt, RunStatus
 from deepspeed_operator.build.run import RUN_NAME, derive_storage_path
 from deepspeed_operator.decide.actions import Plan
-from deepspeed_operator.decide.failure import cluster_can_be_used_again, derive_backoff_left_s
+from deepspeed_operator.decide.failure import (
+    cluster_can_be_used_again,
+    derive_backoff_left_s,
+    is_failure,
+)
 from deepspeed_operator.decide.prerequisites import find_unmet
 from deepspeed_operator.decide.status import Outlook, derive_event, format_time, revise
 from deepspeed_operator.decide.view import View
@@ -67,12 +71,12 @@ def next_attempt_is_due(view: View) -> Plan | None:
     attempts = [*view.status.attempts, attempt][-MAX_ATTEMPTS_SHOWN:]
     changes: dict[str, Any] = {
         "attempts": attempts,
-        "restarts": view.status.restarts + (failed is not None),
+        "restarts": _count_restarts(view, failed),
         "pull_failing_since": None,
     }
     if failed is None:
         path = derive_storage_path(view.job) if view.spec.storage else None
-        changes["run"] = RunStatus(name=RUN_NAME, storage_path=path)
+        changes["run"] = RunStatus(name=RUN_NAME, storage_path=path, nodes=view.spec.nodes)
         changes["start_time"] = attempt.start_time
     return Plan(
         sentence=f"opens attempt {attempt.number} on RayCluster {attempt.cluster}",
@@ -81,6 +85,11 @@ def next_attempt_is_due(view: View) -> Plan | None:
         events=derive_event(view, outlook),
         requeue_after_s=0,
     )
+
+
+def _count_restarts(view: View, ended: Attempt | None) -> int:
+    """Return the run's restarts with the attempt that opens."""
+    return view.status.restarts + (ended is not None and is_failure(ended))
 
 
 def _derive_attempt(view: View, failed: Attempt | None) -> Attempt:
@@ -92,6 +101,7 @@ def _derive_attempt(view: View, failed: Attempt | None) -> Attempt:
     return Attempt(
         number=number,
         state="Opened",
+        nodes=view.spec.nodes,
         cluster=cluster,
         submission_id=derive_submission_id(cluster, number),
         start_time=format_time(view.now),
@@ -102,6 +112,11 @@ def _describe_opening(view: View, attempt: Attempt, failed: Attempt | None) -> s
     place = f"RayCluster {attempt.cluster}: a head and {view.spec.nodes} workers"
     if failed is None:
         return f"attempt 1 starts on {place}"
+    if not is_failure(failed):
+        return (
+            f"attempt {failed.number} ended for another number of nodes; attempt {attempt.number}"
+            f" starts on {place}"
+        )
     return (
         f"attempt {failed.number} failed ({failed.cause}); attempt {attempt.number}, restart"
         f" {view.status.restarts + 1} of {view.spec.failure_policy.max_restarts}, starts on {place}"

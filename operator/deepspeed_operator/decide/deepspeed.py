@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from deepspeed_operator.api.types import DeepSpeedJobSpec
 from deepspeed_operator.errors import InvalidJob
+from deepspeed_trainer.batching import NoFit, read_batch, refit, write_batch
 
 REMOVED: Final = frozenset(
     {
@@ -45,9 +46,14 @@ KNOWN: Final = frozenset(
 
 
 def read_config(
-    spec: DeepSpeedJobSpec, config_maps: Mapping[str, Mapping[str, str] | None]
+    spec: DeepSpeedJobSpec,
+    config_maps: Mapping[str, Mapping[str, str] | None],
+    first_nodes: int | None = None,
 ) -> Mapping[str, Any] | None:
     """Return the job's DeepSpeed configuration, or None when it names none.
+
+    With other nodes than the run's first attempt had (`first_nodes`) it makes the same global batch
+    as it did with those.
 
     Raises:
         InvalidJob: it is no JSON object, or DeepSpeed would refuse or misread it.
@@ -61,7 +67,8 @@ def read_config(
         config = _parse((config_maps.get(source.name) or {}).get(source.key, ""), where)
     if config is not None:
         _refuse_unusable(config, where, spec)
-    return config
+        return _fit_batch(config, where, spec, first_nodes or spec.nodes)
+    return None
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -88,7 +95,28 @@ def _refuse_unusable(config: Mapping[str, Any], where: str, spec: DeepSpeedJobSp
     fp16 = config.get("fp16")
     if spec.accelerator.type == "CPU" and isinstance(fp16, Mapping) and fp16.get("enabled") is True:
         raise InvalidJob(f"{where}: fp16 does not work on CPU; use bf16 or neither")
-    _refuse_uneven_batch(config, where, spec)
+
+
+def _fit_batch(
+    config: Mapping[str, Any], where: str, spec: DeepSpeedJobSpec, first_nodes: int
+) -> Mapping[str, Any]:
+    """Return the configuration with the global batch that it made with the first nodes.
+
+    One that makes none with them was written for the nodes of now, or leaves it to a framework.
+    """
+    shared = config.get("sequence_parallel_size", 1)
+    is_count = isinstance(shared, int) and shared > 0
+    first = first_nodes * spec.gpus_per_node // shared if is_count else 0
+    batch = read_batch(config, first) if first and first_nodes != spec.nodes else None
+    if batch is None:
+        _refuse_uneven_batch(config, where, spec)
+        return config
+    try:
+        return write_batch(config, refit(batch, spec.nodes * spec.gpus_per_node // shared))
+    except NoFit as error:
+        raise InvalidJob(
+            f"{where}: {spec.nodes} nodes of {spec.gpus_per_node} ranks: {error}"
+        ) from error
 
 
 def _refuse_uneven_batch(config: Mapping[str, Any], where: str, spec: DeepSpeedJobSpec) -> None:

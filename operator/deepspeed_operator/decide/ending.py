@@ -100,7 +100,7 @@ def run_succeeded(view: View) -> Plan | None:
     status = revise(
         view,
         outlook,
-        attempts=_close(view, attempt, state="Succeeded", cause=None),
+        attempts=close_attempt(view, attempt, state="Succeeded", cause=None),
         restarts=derive_restarts(view, _progress(view)).of_run,
         finish_time=format_time(view.now),
         failure=None,
@@ -148,7 +148,7 @@ def _fail(
     restarts = derive_restarts(view, _progress(view)).of_run
     spent = restart_budget_is_spent(view.spec, restarts)
     changes: dict[str, Any] = {
-        "attempts": _close(view, attempt, state="Failed", cause=cause),
+        "attempts": close_attempt(view, attempt, state="Failed", cause=cause),
         "restarts": restarts,
         "failure": derive_failure(cause, message, found),
         **derive_progress(view, _progress(view), view.now),
@@ -192,9 +192,10 @@ def _progress(view: View) -> contract.Progress | None:
     return None if view.run is None else view.run.progress
 
 
-def _close(
+def close_attempt(
     view: View, attempt: Attempt, *, state: AttemptState, cause: str | None
 ) -> list[Attempt]:
+    """Return status.attempts with the open one closed, and what its head last told of it."""
     closed = attempt.model_copy(
         update={
             "state": state,

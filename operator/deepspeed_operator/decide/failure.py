@@ -19,9 +19,20 @@ HOPELESS = frozenset(
 """Causes that the same program on the same image meets again."""
 
 CLUSTER_UNUSABLE = frozenset(
-    {Reason.HEAD_LOST, Reason.CLUSTER_LOST, Reason.POD_FAILED, Reason.IMAGE_PULL_FAILED}
+    {
+        Reason.HEAD_LOST,
+        Reason.CLUSTER_LOST,
+        Reason.POD_FAILED,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.RESIZED,
+    }
 )
 """Causes after which a new attempt needs a new RayCluster."""
+
+
+def is_failure(ended: Attempt) -> bool:
+    """Return whether an attempt failed: one that ended for another size costs no restart."""
+    return ended.cause != Reason.RESIZED
 
 
 def restart_can_help(cause: str) -> bool:
@@ -41,6 +52,8 @@ def derive_restarts_left(view: View) -> int:
 
 def derive_backoff_left_s(view: View, failed: Attempt) -> float:
     """Return the seconds until the next attempt may open; zero or less when it may now."""
+    if not is_failure(failed):
+        return 0.0
     wait_s = derive_backoff_s(view.spec.failure_policy.backoff_seconds, view.status.restarts)
     if failed.finish_time is None:
         return 0.0

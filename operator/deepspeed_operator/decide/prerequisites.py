@@ -71,14 +71,14 @@ def find_order_fault(view: View, answers: Prerequisites) -> Unmet | None:
     for field, name, key in _named_config_maps(spec):
         if key and (fault := _config_map(view, field, name, known.get(name), key)):
             return fault
-    for read, reason in (
-        (read_config, Reason.DEEPSPEED_CONFIG_INVALID),
-        (read_environment, Reason.ENVIRONMENT_INVALID),
-    ):
-        try:
-            read(spec, known)
-        except InvalidJob as error:
-            return reason, str(error)
+    try:
+        read_config(spec, known, view.first_nodes)
+    except InvalidJob as error:
+        return Reason.DEEPSPEED_CONFIG_INVALID, str(error)
+    try:
+        read_environment(spec, known)
+    except InvalidJob as error:
+        return Reason.ENVIRONMENT_INVALID, str(error)
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.names import Phase, Reason
-from deepspeed_operator.decide import attempts, ending, fencing, starting
+from deepspeed_operator.decide import attempts, ending, fencing, resizing, starting
 from deepspeed_operator.decide.actions import DeleteCluster, Plan
 from deepspeed_operator.decide.failure import cluster_can_be_used_again
 from deepspeed_operator.decide.observed import Defaults, Observed
@@ -30,6 +30,7 @@ CHAIN: Final[tuple[Policy, ...]] = (
     ending.head_was_lost,
     ending.image_cannot_be_pulled,
     ending.pod_failed_too_early,
+    resizing.size_was_changed,
     starting.cluster_is_absent,
     ending.run_succeeded,
     ending.run_failed,
@@ -47,7 +48,7 @@ def reconcile(job: JobFacts, observed: Observed, defaults: Defaults, now: dateti
     if job.deleting:
         return Plan(sentence="the job is being deleted; its children go with it")
     try:
-        view = read_view(job, observed, defaults, now)
+        view = resizing.keep_size(read_view(job, observed, defaults, now))
         return _with_superseded_clusters_gone(view, _decide(view))
     except InvalidJob as error:
         return _refuse(job, observed, defaults, now, str(error))

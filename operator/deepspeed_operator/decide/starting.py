@@ -30,6 +30,7 @@ from deepspeed_operator.decide.prerequisites import (
 )
 from deepspeed_operator.decide.restarts import derive_restarts
 from deepspeed_operator.decide.status import (
+    MAX_MESSAGE,
     Outlook,
     derive_cluster,
     derive_event,
@@ -117,7 +118,7 @@ def run_is_not_submitted(view: View) -> Plan | None:
         view.spec,
         attempt,
         head_uid=attempt.head_uid or "",
-        deepspeed_config=read_config(view.spec, config_maps),
+        deepspeed_config=read_config(view.spec, config_maps, view.first_nodes),
         env=read_environment(view.spec, config_maps),
         restarts_left=derive_restarts_left(view),
     )
@@ -210,6 +211,8 @@ def derive_head_watch(view: View) -> HeadWatch | None:
 def _derive_running_outlook(view: View, attempt: Attempt) -> Outlook:
     reason = Reason.RUNNING
     message = f"attempt {attempt.number} runs {view.world_size} ranks on {view.spec.nodes} nodes"
+    if view.size_refusal is not None:
+        message = f"{message}; {view.size_refusal}"[:MAX_MESSAGE]
     if view.run_state is RunState.DENIED:
         reason, message = Reason.HEAD_REFUSES_TOKEN, _DENIED
     elif view.run_state is RunState.UNKNOWN and view.run is not None:

@@ -39,6 +39,13 @@ class View:
     observed: Observed
     defaults: Defaults
     now: datetime
+    size_refusal: str | None = None
+    """Why spec.nodes, as the user wants it, does not count for the open attempt."""
+
+    @property
+    def first_nodes(self) -> int | None:
+        """Worker nodes of the run's first attempt, None before it opens."""
+        return self.status.run.nodes if self.status.run else None
 
     @property
     def image(self) -> str:

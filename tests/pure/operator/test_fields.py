@@ -140,6 +140,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss", "mode": "Max"}}}},
     ),
     "checkpoint.resume.onIgnored": ({}, {"checkpoint": {"resume": {"onIgnored": "Continue"}}}),
+    "checkpoint.onWorldSizeChange": ({}, {"checkpoint": {"onWorldSizeChange": "Fail"}}),
     "checkpoint.resume.mode": ({}, {"checkpoint": {"resume": {"mode": "Never"}}}),
     "failurePolicy.maxRestarts": (
         {"failurePolicy": {"maxRestarts": 0}},

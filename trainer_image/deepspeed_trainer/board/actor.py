@@ -20,6 +20,7 @@ from deepspeed_trainer.board.endpoint import ProgressServer
 from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.files import lacks_room
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
@@ -59,6 +60,8 @@ class Board:
             "loaded": self._take_loaded,
             "prepared": self._take_prepared,
             "damaged": self._take_damaged,
+            "converted": self._take_converted,
+            "unconverted": self._take_unconverted,
             "closed": self._take_closed,
             "brought": self._take_brought,
             "save_lost": self._take_lost_save,
@@ -200,12 +203,33 @@ class Board:
         storage.sweep(0)
 
     def _take_damaged(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
-        if attempt.resuming.note_damaged(int(fact["number"])):
+        if attempt.resuming.note_settled(int(fact["number"])):
             names = {"path": fact["path"], "message": fact["message"]}
             self._log(attempt, "rejected", rank=rank, **names)
             self._at_storage(
                 attempt, lambda storage: storage.reject(fact["path"], fact["message"], _now())
             )
+
+    def _take_converted(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        """A copy for any number of ranks is there: it counts from now on, and is chosen next."""
+        if not attempt.resuming.note_settled(int(fact["number"])):
+            return
+        files = tuple(ManifestFile(**file) for file in fact["files"])
+        source, path = fact["source"], fact["path"]
+
+        def commit(storage: RunStorage) -> None:
+            attempt.resuming.converted = storage.commit_converted(source, path, files, _now())
+
+        if self._at_storage(attempt, commit):
+            names = {"source": source, "path": path, "message": attempt.resuming.converted}
+            self._log(attempt, "converted", rank=rank, seconds=fact["seconds"], **names)
+        elif not attempt.has_failed:
+            message = f"the converted copy of {source} could not be committed"
+            attempt.fail(Failure(Cause.STORAGE, message[:2048]))
+
+    def _take_unconverted(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        message = f"rank {rank} could not convert checkpoint {fact['path']}: {fact['message']}"
+        attempt.fail(Failure(Cause.WORLD_SIZE_CHANGED, message[:2048]))
 
     def _take_closed(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         names = ("step", "tag", "path", "blocked_s", "size_bytes")
@@ -277,10 +301,16 @@ class Board:
             return
         try:
             resume, passed_over = storage.choose()
+        except CannotResize as error:
+            attempt.fail(Failure(Cause.WORLD_SIZE_CHANGED, str(error)[:2048]))
+            return
         except OSError as error:
             attempt.fail(Failure(Cause.STORAGE, f"choosing a checkpoint: {error}"[:2048]))
             return
         attempt.resuming.choose(resume, passed_over)
+        if resume.convert:
+            self._log(attempt, "converting", path=resume.convert, step=resume.step)
+            return
         names = {"path": resume.save, "step": resume.step, "report": resume.report}
         self._log(attempt, "chosen", **names, passedOver=passed_over)
 

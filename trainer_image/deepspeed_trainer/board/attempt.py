@@ -200,6 +200,7 @@ class Attempt:
         """A save counts from now on."""
         self.checkpoint = SavedCheckpoint(save.step, save.tag, save.path, now)
         self.room.note_committed(save.number)
+        self.resuming.note_saved(save.unresizable)
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
@@ -393,6 +394,6 @@ class Attempt:
         return self._round_failure or find_failure(self.contract, self._ranks, verdict)
 
     def _notice(self) -> str | None:
-        own = (self.resuming.passed_over, self._advice)
+        own = (*self.resuming.notices, self._advice)
         told = (find_notice(self._ranks), *own, self.saves.find_notice(), self._vigil.find_notice())
         return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None

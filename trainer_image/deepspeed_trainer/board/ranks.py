@@ -41,6 +41,10 @@ class Resume:
     step: int = 0
     attempt: int = 0
     """Which step `save` is of, or `report` where there is none, and which attempt had made it."""
+    convert: str = ""
+    """A checkpoint that the first rank converts before anything can be chosen; all others wait."""
+    into: str = ""
+    """Where its converted copy shall lie."""
 
 
 @dataclass(frozen=True, slots=True)

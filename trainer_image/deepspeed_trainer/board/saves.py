@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from deepspeed_trainer.manifest import ManifestFile
+from deepspeed_trainer.batching import Batch
+from deepspeed_trainer.manifest import NOT_LOOKED_AT, ManifestFile
 
 _SAME_ON_ALL: Final = ("path", "tag", "step")
 
@@ -25,6 +26,9 @@ class Save:
     zero_stage: int
     source: str
     is_report: bool
+    batch: Batch | None = None
+    unresizable: str = NOT_LOOKED_AT
+    """Why it cannot be converted for another number of ranks; empty when it can."""
     held: set[int] = field(default_factory=set)
     files: dict[int, tuple[ManifestFile, ...]] = field(default_factory=dict)
     without_files: set[int] = field(default_factory=set)
@@ -36,7 +40,13 @@ class Save:
     def from_fact(cls, fact: Mapping[str, Any]) -> Self:
         """Read a `closed` fact."""
         names = ("number", "path", "tag", "step", "zero_stage", "source")
-        return cls(**{name: fact[name] for name in names}, is_report=fact["report"])
+        batch = fact.get("batch")
+        return cls(
+            **{name: fact[name] for name in names},
+            is_report=fact["report"],
+            batch=Batch(**batch) if batch else None,
+            unresizable=fact.get("unresizable", NOT_LOOKED_AT),
+        )
 
     def differs_from(self, fact: Mapping[str, Any]) -> str | None:
         """Return the name in which another rank's `closed` fact is not the same, or None."""

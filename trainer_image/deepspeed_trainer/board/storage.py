@@ -16,6 +16,7 @@ from deepspeed_trainer.checkpoints.choice import (
     PassedOver,
     describe_passed_over,
     rank_candidates,
+    require_convertible,
 )
 from deepspeed_trainer.checkpoints.journal import (
     Commit,
@@ -24,7 +25,7 @@ from deepspeed_trainer.checkpoints.journal import (
     EntryKind,
     Journal,
 )
-from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter
+from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter, name_converted
 from deepspeed_trainer.checkpoints.retention import find_surplus
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import (
@@ -75,12 +76,21 @@ class RunStorage:
         self._background.submit(self._events.upload).result()
 
     def choose(self) -> tuple[Resume, str | None]:
-        """Return what to continue from, and a sentence on a newer one that was passed over."""
+        """Return what to continue from, and a sentence on a newer one that was passed over.
+
+        Where that has to be converted first, the answer says what and where to, and no more.
+
+        Raises:
+            CannotResize: it has to be, and cannot or shall not.
+        """
         self._choices += 1
         if self._contract.resume == "Never":
             return Resume(self._choices), None
         save, report = self._newest(CommitKind.SAVE), self._newest(CommitKind.REPORT)
         found = save or report
+        for commit in (save, report):
+            if commit is not None and self._must_convert(commit):
+                return self._order_conversion(commit), None
         self._resumed_from = found.path if found else None
         resume = Resume(
             number=self._choices,
@@ -90,6 +100,37 @@ class RunStorage:
             attempt=found.epoch if found else 0,
         )
         return resume, describe_passed_over(self._passed, found.step if found else None)
+
+    def commit_converted(
+        self, source: str, path: str, files: tuple[ManifestFile, ...], now: float
+    ) -> str:
+        """Make a converted copy count beside what it was made from; returns a sentence on it.
+
+        Both paths are below the storage's root.
+
+        Raises:
+            Superseded, OSError: as `commit`.
+        """
+        below = source.removeprefix(f"{self._run}/")
+        commit = next(one for one in self._journal.record.alive if one.path == below)
+        manifest = self._read_manifest(source)
+        if manifest is None:
+            raise FileNotFoundError(f"{source}/{MANIFEST_FILE} was there a moment ago")
+        attempt = self._contract.attempt
+        copied = replace(manifest, files=files, universal=True, time=now, attempt=attempt)
+        self._store.write(f"{path}/{MANIFEST_FILE}", copied.to_json().encode())
+        converted = replace(
+            commit,
+            path=path.removeprefix(f"{self._run}/"),
+            time=now,
+            size_bytes=sum(file.size_bytes for file in files),
+            universal=True,
+        )
+        self._append(EntryKind.COMMITTED, now, commits=(converted,))
+        return (
+            f"checkpoint {below} of step {commit.step}, saved by {commit.world_size} ranks, was"
+            f" converted for {self._contract.world_size}"
+        )
 
     def reject(self, path: str, reason: str, now: float) -> None:
         """Never take a checkpoint again; `path` is below the storage's root."""
@@ -118,6 +159,8 @@ class RunStorage:
             versions=versions,
             files=files,
             source=save.source,
+            batch=save.batch,
+            unresizable=save.unresizable,
         )
         self._store.write(f"{save.path}/{MANIFEST_FILE}", manifest.to_json().encode())
         commit = Commit(
@@ -207,16 +250,31 @@ class RunStorage:
 
     def _newest(self, kind: CommitKind) -> Commit | None:
         """Return the newest commit of a kind that is whole, as far as names and sizes tell."""
-        usable, others = rank_candidates(
-            self._journal.record.alive, kind, self._contract.world_size
-        )
-        self._passed += [one for one in others if one not in self._passed]
-        for commit in usable:
+        alive = self._journal.record.alive
+        for commit in rank_candidates(alive, kind, self._contract.world_size):
             reason = self._find_gap(commit)
             if reason is None:
                 return commit
             self._passed.append(PassedOver(commit, reason))
         return None
+
+    def _must_convert(self, commit: Commit) -> bool:
+        """Return whether a commit has to be converted; one that this size cannot have is refused.
+
+        A converted copy too: it can be loaded by any number of ranks, its batch not shared by any.
+        """
+        contract = self._contract
+        manifest = self._read_manifest(self._full(commit))
+        if commit.world_size == contract.world_size or manifest is None:
+            return False
+        on_change = contract.on_world_size_change
+        require_convertible(commit.path, manifest, contract.world_size, on_change)
+        return not commit.universal
+
+    def _order_conversion(self, commit: Commit) -> Resume:
+        name = name_converted(commit.step, self._contract.attempt, commit.kind.lower())
+        into = f"{self._run}/{CHECKPOINTS}/{name}"
+        return Resume(self._choices, step=commit.step, convert=self._full(commit), into=into)
 
     def _find_gap(self, commit: Commit) -> str | None:
         path = self._full(commit)

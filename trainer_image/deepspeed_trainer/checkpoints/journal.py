@@ -63,6 +63,8 @@ class Commit:
     kind: CommitKind = CommitKind.SAVE
     metrics: Mapping[str, str] = field(default_factory=dict)
     """What rank 0 had reported by then, decimal text by name: what the best one is found by."""
+    universal: bool = False
+    """Whether it is a converted copy that any number of ranks can load; see `resize`."""
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
@@ -77,6 +79,7 @@ class Commit:
             size_bytes=fields.whole("size_bytes"),
             kind=CommitKind(fields.choice("kind", tuple(CommitKind))),
             metrics=fields.mapping("metrics"),
+            universal=fields.optional_flag("universal"),
         )
 
 

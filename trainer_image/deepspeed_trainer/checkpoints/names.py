@@ -9,12 +9,17 @@ from typing import Final
 
 CHECKPOINTS: Final = "checkpoints"
 """Folder of a run's checkpoints, below the run's own."""
-_NAME: Final = re.compile(r"step-\d{8,}-a(\d+)-(\d+)")
+_NAME: Final = re.compile(r"step-\d{8,}-a(\d+)-(\d+)(?:-converted-[a-z]+)?")
 
 
 def name_checkpoint(step: int, attempt: int, number: int) -> str:
     """Return the name of a checkpoint's folder."""
     return f"step-{step:08d}-a{attempt}-{number}"
+
+
+def name_converted(step: int, attempt: int, kind: str) -> str:
+    """Return the name of a converted copy's folder; an attempt makes it before its first save."""
+    return f"{name_checkpoint(step, attempt, 0)}-converted-{kind}"
 
 
 def find_litter(names: Iterable[str], attempt: int, below: int) -> list[str]:

@@ -17,7 +17,9 @@ def find_surplus(commits: Sequence[Commit], keep: Keep, protected: str | None) -
         return []
     kept = {protected}
     for kind in CommitKind:
-        own = sorted((c for c in commits if c.kind is kind), key=lambda c: (c.step, c.time))
+        # A converted copy counts for nothing beside the checkpoint that it was made from.
+        saved = (c for c in commits if c.kind is kind and not c.universal)
+        own = sorted(saved, key=lambda c: (c.step, c.time))
         kept |= {commit.path for commit in own[-max(1, keep.last) :]}
         if keep.every:
             kept |= {commit.path for commit in own if commit.step % keep.every == 0}

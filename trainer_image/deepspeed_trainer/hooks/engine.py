@@ -52,9 +52,11 @@ class EngineWatch:
             named.update(end_patches(Guard(self._report), self._saves.close))
         return named
 
-    def describe_progress(self) -> Mapping[str, int]:
-        """Return the step that was done last, and the ZeRO stage of the engine that did it."""
-        return {"step": self._steps.done, "zero_stage": self._steps.zero_stage}
+    def describe_progress(self) -> Mapping[str, Any]:
+        """Return the step that was done last, and what the engine that did it is like."""
+        engine = self._steps.engine
+        sizes = {} if engine is None else self._saves.describe_sizes(engine)
+        return {"step": self._steps.done, "zero_stage": self._steps.zero_stage, **sizes}
 
     def patch_engine(self, module: ModuleType) -> None:
         """Wrap the engine's methods."""

@@ -62,7 +62,7 @@ class BoardReports(UserCallback):  # type: ignore[misc]
             find_board().note_lost.remote(self._submission_id, lost, self._restart)
 
 
-def answer_for(report: Report, progress: Callable[[], Mapping[str, int]], resume: str) -> None:
+def answer_for(report: Report, progress: Callable[[], Mapping[str, Any]], resume: str) -> None:
     """Let this worker's ray.train calls go through us; `resume` is a folder, or empty."""
     train_fn_utils.set_train_fn_utils(OwnTrainFnUtils(report, progress, resume))
 
@@ -71,7 +71,7 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
     """Ray Train's calls with our checkpoints."""
 
     def __init__(
-        self, report: Report, progress: Callable[[], Mapping[str, int]], resume: str
+        self, report: Report, progress: Callable[[], Mapping[str, Any]], resume: str
     ) -> None:
         self._report = report
         self._progress = progress

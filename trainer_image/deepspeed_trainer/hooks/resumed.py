@@ -24,6 +24,9 @@ class Resumed:
     """The same checkpoint below the storage's root."""
     report: str = ""
     """The folder that ray.train.get_checkpoint answers."""
+    batch: tuple[int, ...] = ()
+    """Where another number of ranks had saved it: their global batch, and the micro batch and the
+    accumulation that make it with the ranks of now."""
 
     def note_taken(self) -> None:
         """The program has loaded it, or has asked for the folder that holds it."""

@@ -6,8 +6,10 @@ optimizer step, or the program.
 """
 
 import functools
+import inspect
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -15,10 +17,18 @@ from typing import Any, Final
 from deepspeed_trainer.board.beats import Phase
 from deepspeed_trainer.checkpoints.files import free_names
 from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
+from deepspeed_trainer.hooks.batch import describe_batch, require_same_batch
 from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.room import SaveRoom
 from deepspeed_trainer.hooks.steps import StepWatch
+from deepspeed_trainer.hooks.universal import (
+    CONVERTED_DIR,
+    describe_obstacle,
+    is_converted,
+    loading_converted,
+    put_right,
+)
 from deepspeed_trainer.hooks.wire import Report
 
 WRITER_MODULE: Final = "deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine"
@@ -49,6 +59,10 @@ class SaveWatch:
         """Wrap what writes each file of the engine's save."""
         writer = module.TorchCheckpointEngine
         writer.save = self._room.guard(writer.save)
+
+    def describe_sizes(self, engine: Any) -> Mapping[str, Any]:
+        """Return what a checkpoint's manifest says about other numbers of ranks; never raises."""
+        return self._guard.call(_describe_sizes, engine) or {}
 
     def close(self) -> None:
         """Say that nothing is added to the save before; waits until its files are held."""
@@ -91,6 +105,9 @@ class SaveWatch:
         self.close()
         self._room.begin(folder)
         free_names(folder / tag, self._rank)
+        if folder / tag not in self._saved and _is_chosen(folder / tag, Resumed.from_env()):
+            # What was continued from is no part of what is saved under the same name.
+            shutil.rmtree(folder / tag / CONVERTED_DIR, ignore_errors=True)
 
     def _skip_without_room(self, folder: Path, tag: str) -> bool:
         """Take back a save that a rank had no room for; True on all ranks alike.
@@ -108,7 +125,8 @@ class SaveWatch:
         self._is_open = True
         self._saved[folder / tag] = self._steps.done
         zero_stage = int(engine.zero_optimization_stage())
-        self._report({**self._describe(folder, tag), "zero_stage": zero_stage})
+        sizes = self.describe_sizes(engine)
+        self._report({**self._describe(folder, tag), "zero_stage": zero_stage, **sizes})
 
     def _describe(self, folder: Path, tag: str) -> dict[str, Any]:
         return {
@@ -122,8 +140,17 @@ class SaveWatch:
 
     def _wrap_load(self, load: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(load)
-        def load_and_tell(engine: Any, *args: Any, **kwargs: Any) -> Any:
-            result = load(engine, *args, **kwargs)
+        def load_and_tell(
+            engine: Any, load_dir: Any, tag: Any = None, *args: Any, **kwargs: Any
+        ) -> Any:
+            chosen = self._guard.call(_find_chosen, load_dir, tag)
+            if chosen is not None:
+                require_same_batch(engine, Resumed.from_env().batch, self._report)
+            if chosen is not None and is_converted(chosen):
+                given = inspect.signature(load).bind(engine, load_dir, tag, *args, **kwargs)
+                result = _load_converted(load, given, chosen)
+            else:
+                result = load(engine, load_dir, tag, *args, **kwargs)
             path = result[0] if result else None
             self._guard.call(self._note_loaded, engine, path)
             return result
@@ -150,6 +177,34 @@ class SaveWatch:
                 "attempt": attempt,
             }
         )
+
+
+def _describe_sizes(engine: Any) -> dict[str, Any]:
+    return {"batch": describe_batch(engine), "unresizable": describe_obstacle(engine)}
+
+
+def _find_chosen(load_dir: Any, tag: Any) -> Path | None:
+    """Return the tag's folder that a program is about to load, if it is what we brought."""
+    folder = Path(os.path.abspath(load_dir))  # noqa: PTH100  keeps links
+    latest = folder / "latest"
+    if tag is None and latest.is_file():
+        tag = latest.read_text().strip()
+    if tag is None or not _is_chosen(folder / str(tag), Resumed.from_env()):
+        return None
+    return folder / str(tag)
+
+
+def _load_converted(load: Callable[..., Any], given: inspect.BoundArguments, chosen: Path) -> Any:
+    """Load a converted checkpoint whole; its tag is named, as it has no `latest` of its own."""
+    given.arguments["tag"] = chosen.name
+    given.apply_defaults()
+    engine = given.arguments["self"]
+    with loading_converted(engine):
+        result = load(*given.args, **given.kwargs)
+    wants_states = given.arguments["load_optimizer_states"]
+    with_optimizer = wants_states and not given.arguments["load_module_only"]
+    put_right(engine, chosen, result[0], with_optimizer=with_optimizer)
+    return result
 
 
 def _is_chosen(folder: Path, resumed: Resumed) -> bool:

@@ -41,6 +41,11 @@ class StepWatch:
         self._loss_read_at = 0.0
 
     @property
+    def engine(self) -> Any:
+        """The engine that counts, None when there is none."""
+        return self._counted()
+
+    @property
     def zero_stage(self) -> int:
         """ZeRO stage of the engine that counts; 0 when there is none."""
         engine = self._counted()

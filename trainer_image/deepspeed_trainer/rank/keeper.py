@@ -23,7 +23,7 @@ from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_pa
 from deepspeed_trainer.checkpoints.names import CHECKPOINTS, name_checkpoint
 from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import RunContract, attempt_path, run_path
-from deepspeed_trainer.manifest import ManifestFile
+from deepspeed_trainer.manifest import NOT_LOOKED_AT, ManifestFile
 
 Fact = Mapping[str, Any]
 CROWDED: Final = (
@@ -288,6 +288,8 @@ class Keeper:
             "report": "paths" in save.fact,
             "blocked_s": round(save.blocked_s, 6),
             "size_bytes": size,
+            "batch": save.fact.get("batch"),
+            "unresizable": save.fact.get("unresizable", NOT_LOOKED_AT),
             **told,
         }
 

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.batching import read_batch
 from deepspeed_trainer.board.ranks import Launch
 from deepspeed_trainer.checkpoints.files import pod_folder
 from deepspeed_trainer.contract import (
+    ACCUMULATION_ENV,
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
     DEEPSPEED_CONFIG_ENV,
+    MICRO_BATCH_ENV,
     RESTART_ENV,
     RUN_ENV,
     STACKS_DIR,
@@ -52,6 +55,10 @@ def job_env(contract: RunContract, config_path: Path | None, restart: int = 0) -
     }
     if config_path is not None:
         env[DEEPSPEED_CONFIG_ENV] = str(config_path)
+    batch = read_batch(contract.deepspeed_config or {}, contract.world_size)
+    if batch is not None:
+        env[MICRO_BATCH_ENV] = str(batch.micro)
+        env[ACCUMULATION_ENV] = str(batch.accumulation)
     return env
 
 

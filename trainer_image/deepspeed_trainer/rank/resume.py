@@ -7,15 +7,18 @@ its folder.
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.batching import refit
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints.files import is_shared, owner_of, pod_folder
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
+from deepspeed_trainer.hooks.universal import CONVERTED_DIR
 from deepspeed_trainer.manifest import Manifest, ManifestFile
 from deepspeed_trainer.rank import rankenv
 
@@ -49,47 +52,68 @@ def prepare(
     if contract.storage is None or not (resume.save or resume.report):
         return Resumed(), []
     store = open_store(contract.storage)
-    folder = tag = report = ""
+    manifests: list[Manifest] = []
+    told = Resumed(step=resume.step, attempt=resume.attempt, path=resume.save or resume.report)
     read: list[ManifestFile] = []
     if resume.save:
-        manifest = _read_manifest(store, resume.save)
+        manifest = read_manifest(store, resume.save)
+        manifests.append(manifest)
         target = _place(contract, manifest.source)
         volume = store.place_of("")
         is_seen_by_all = volume is not None and target.is_relative_to(volume)
         is_first = rank == 0 if is_seen_by_all else local_rank == 0
         if is_first:
             _set_aside_newer(target)
-        for file in _files_for(manifest, rank, brings_shared=is_first):
-            _check(resume.save, file, store.fetch(f"{resume.save}/{file.path}", target / file.path))
-            read.append(file)
-        folder, tag = str(target), manifest.tag
+            shutil.rmtree(target / manifest.tag / CONVERTED_DIR, ignore_errors=True)
+        files = _files_for(manifest, rank, brings_shared=is_first)
+        read += _fetch(store, resume.save, files, target)
+        told = replace(told, folder=str(target), tag=manifest.tag)
     if resume.report:
-        manifest = _read_manifest(store, resume.report)
+        manifest = read_manifest(store, resume.report)
+        manifests.append(manifest)
         place = store.place_of(resume.report)
         if place is None:
             place = pod_folder(contract.submission_id) / "reported" / Path(resume.report).name
-            for file in _files_for(manifest, rank, brings_shared=local_rank == 0):
-                digest = store.fetch(f"{resume.report}/{file.path}", place / file.path)
-                _check(resume.report, file, digest)
-                read.append(file)
+            files = _files_for(manifest, rank, brings_shared=local_rank == 0)
+            read += _fetch(store, resume.report, files, place)
         else:
             for file in manifest.files_of(rank):
-                _check(resume.report, file, hash_file(place / file.path))
+                check_file(resume.report, file, hash_file(place / file.path))
                 read.append(file)
-        report = str(place)
-    path = resume.save or resume.report
-    return Resumed(folder, tag, resume.step, resume.attempt, path, report), read
+        told = replace(told, report=str(place))
+    return replace(told, batch=_derive_batch(manifests[0], contract.world_size)), read
+
+
+def _fetch(
+    store: Store, path: str, files: Iterable[ManifestFile], target: Path
+) -> list[ManifestFile]:
+    """Bring files of a checkpoint, each compared with its manifest; returns them."""
+    read = []
+    for file in files:
+        check_file(path, file, store.fetch(f"{path}/{file.path}", target / file.path))
+        read.append(file)
+    return read
+
+
+def _derive_batch(manifest: Manifest, world_size: int) -> tuple[int, ...]:
+    """Return what `Resumed.batch` says; nothing while the ranks are as many as before."""
+    if manifest.batch is None or manifest.world_size == world_size:
+        return ()
+    batch = refit(manifest.batch, world_size)
+    return batch.train, batch.micro, batch.accumulation
 
 
 def _files_for(manifest: Manifest, rank: int, *, brings_shared: bool) -> Iterator[ManifestFile]:
     """Return a rank's own files, and those of all where it brings them.
 
-    Below ZeRO-3 a rank may read any other's, so the first rank of a folder brings all.
+    Below ZeRO-3 a rank may read any other's, and what was converted is everybody's, so the first
+    rank of a folder brings all.
     """
+    is_for_all = manifest.zero_stage < 3 or manifest.universal
     for file in manifest.files:
         # A report's file may have been handed in by another rank than the one that wrote it.
         is_own = owner_of(file.path) == rank and not is_shared(file.path)
-        if is_own or (brings_shared and (is_shared(file.path) or manifest.zero_stage < 3)):
+        if is_own or (brings_shared and (is_shared(file.path) or is_for_all)):
             yield file
 
 
@@ -111,13 +135,23 @@ def _place(contract: RunContract, source: str) -> Path:
     return rankenv.program_checkpoint_dir(contract) / source
 
 
-def _read_manifest(store: Store, path: str) -> Manifest:
+def read_manifest(store: Store, path: str) -> Manifest:
+    """Return a checkpoint's manifest.
+
+    Raises:
+        Damaged: it is gone.
+    """
     data = store.read(f"{path}/{MANIFEST_FILE}")
     if data is None:
         raise Damaged(path, f"{path}/{MANIFEST_FILE} is gone")
     return Manifest.from_json(data)
 
 
-def _check(path: str, file: ManifestFile, found: str) -> None:
+def check_file(path: str, file: ManifestFile, found: str) -> None:
+    """Compare a file's sha256 with the manifest's.
+
+    Raises:
+        Damaged: it is another.
+    """
     if found != file.sha256:
         raise Damaged(path, f"{path}/{file.path} has sha256 {found}, saved was {file.sha256}")

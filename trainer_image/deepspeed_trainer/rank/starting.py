@@ -1,6 +1,7 @@
 """From a rank's hello to the board's word to start: the chosen checkpoint is got ready between."""
 
 import os
+from collections.abc import Iterator
 from time import sleep
 from typing import Any
 
@@ -9,7 +10,7 @@ import ray.train
 from deepspeed_trainer.board.ranks import Orders, Resume
 from deepspeed_trainer.contract import RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
-from deepspeed_trainer.rank import rankenv, resume
+from deepspeed_trainer.rank import conversion, rankenv, resume
 from deepspeed_trainer.rank.buildlocks import sweep_locks
 from deepspeed_trainer.rank.link import BoardLink
 
@@ -31,11 +32,27 @@ class Starting:
         while orders.launch is None and not (orders.must_stop or orders.go_again):
             if orders.resume is not None and orders.resume.number != done:
                 done = orders.resume.number
-                orders = self._link.sync([self._prepare(orders.resume)])
+                orders = self._link.sync(list(self._obey(orders.resume)))
                 continue
             sleep(self._wait_s)
             orders = self._link.sync([])
         return orders
+
+    def _obey(self, order: Resume) -> Iterator[dict[str, Any]]:
+        """Do what the board chose, and tell of it; to convert is the first rank's work alone."""
+        if not order.convert:
+            yield self._prepare(order)
+        elif self._rank == 0:
+            yield self._convert(order)
+
+    def _convert(self, order: Resume) -> dict[str, Any]:
+        named = {"number": order.number, "path": order.convert}
+        try:
+            return conversion.convert(self._contract, order)
+        except resume.Damaged as error:
+            return {"kind": "damaged", **named, "message": f"rank {self._rank}: {error}"}
+        except (conversion.NotConverted, OSError) as error:
+            return {"kind": "unconverted", **named, "message": str(error)[:1500]}
 
     def _prepare(self, chosen: Resume) -> dict[str, Any]:
         local_rank = ray.train.get_context().get_local_rank()

@@ -146,7 +146,7 @@ def _build_order(view: View, attempt: Attempt, answers: Prerequisites) -> contra
             view.spec,
             attempt,
             head_uid=HEAD,
-            deepspeed_config=read_config(view.spec, answers.config_maps),
+            deepspeed_config=read_config(view.spec, answers.config_maps, view.first_nodes),
             env=read_environment(view.spec, answers.config_maps),
             # Whoever sits before it wants to see the first failure.
             restarts_left=0,

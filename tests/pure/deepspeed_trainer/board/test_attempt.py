@@ -77,8 +77,8 @@ def test_damage_that_one_rank_finds_makes_all_fall_back() -> None:
         attempt.note_hello(rank, hello(pod), 0.0)
     attempt.resuming.choose(Resume(1, save="run/checkpoints/step-5", step=5, attempt=1), None)
     attempt.resuming.note_prepared(0, 1)
-    assert attempt.resuming.note_damaged(1)
-    assert not attempt.resuming.note_damaged(1), "two ranks may find it"
+    assert attempt.resuming.note_settled(1)
+    assert not attempt.resuming.note_settled(1), "two ranks may find it"
     assert attempt.needs_resume
     attempt.resuming.choose(Resume(2), "checkpoint step-5: damaged")
     attempt.resuming.note_prepared(1, 1)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
+from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import MANIFEST_FILE, Keep, ManifestFile
 from tests.pure.deepspeed_trainer.makers import a_contract
@@ -21,13 +23,21 @@ def open_attempt(volume: Path, attempt: int, **changes: object) -> RunStorage:
 
 
 def commit(
-    storage: RunStorage, volume: Path, step: int, *, report: bool = False, folder: str = ""
+    storage: RunStorage,
+    volume: Path,
+    step: int,
+    *,
+    report: bool = False,
+    folder: str = "",
+    unresizable: str = "",
 ) -> Path:
     """Commit a checkpoint of two ranks; returns its folder."""
     own = f"{'report' if report else 'step'}-{step}"
     path = f"{RUN}/checkpoints/{folder or own}"
     (volume / path).mkdir(parents=True)
-    save = Save(step, path, "tag", step, 3, ".", report)
+    save = Save(
+        step, path, "tag", step, 3, ".", report, batch=Batch(8, 2, 2), unresizable=unresizable
+    )
     for rank, name in enumerate(NAMES):
         data = f"{name} {step}".encode()
         (volume / path / name).write_bytes(data)
@@ -175,3 +185,72 @@ def test_an_attempt_that_was_superseded_clears_nothing(tmp_path: Path) -> None:
     storage.sweep(below=9)
     storage.finish()
     assert left.exists()
+
+
+def convert(storage: RunStorage, volume: Path, source: str, path: str) -> str:
+    """Commit a copy as rank 0 would have made it."""
+    (volume / path).mkdir(parents=True)
+    (volume / path / "fp32.pt").write_bytes(b"whole")
+    digest = hashlib.sha256(b"whole").hexdigest()
+    return storage.commit_converted(source, path, (ManifestFile("fp32.pt", 5, digest, 0),), 2.0)
+
+
+def test_another_number_of_ranks_has_the_newest_converted_first(tmp_path: Path) -> None:
+    first = open_attempt(tmp_path, 1)
+    commit(first, tmp_path, 5)
+    commit(first, tmp_path, 10)
+    storage = open_attempt(tmp_path, 2, nodes=4)
+    order, _ = storage.choose()
+    assert (order.convert, order.save) == (f"{RUN}/checkpoints/step-10", "")
+    told = convert(storage, tmp_path, order.convert, order.into)
+    assert told == (
+        "checkpoint checkpoints/step-10 of step 10, saved by 2 ranks, was converted for 4"
+    )
+    resume, passed = storage.choose()
+    assert (resume.save, resume.step, passed) == (order.into, 10, None)
+    for attempt, size, path in ((3, 8, order.into), (4, 2, f"{RUN}/checkpoints/step-10")):
+        resume, _ = open_attempt(tmp_path, attempt, nodes=size).choose()
+        assert (resume.convert, resume.save) == ("", path), "converted once, or not needed"
+    with pytest.raises(CannotResize, match="3 ranks cannot share"):
+        open_attempt(tmp_path, 5, nodes=3).choose()
+
+
+def test_what_a_conversion_left_half_done_is_never_chosen(tmp_path: Path) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    order, _ = open_attempt(tmp_path, 2, nodes=1).choose()
+    (tmp_path / order.into).mkdir(parents=True)
+    (tmp_path / order.into / "fp32.pt").write_text("half")
+    again, _ = open_attempt(tmp_path, 3, nodes=1).choose()
+    assert again.convert == order.convert
+    assert again.into != order.into
+
+
+def test_a_size_that_cannot_be_is_refused_though_an_older_checkpoint_would_fit(
+    tmp_path: Path,
+) -> None:
+    """Its steps would be lost in silence."""
+    commit(open_attempt(tmp_path, 1, nodes=3), tmp_path, 5)
+    commit(open_attempt(tmp_path, 2), tmp_path, 10, unresizable="its model has experts")
+    for changes, reason in (
+        ({"nodes": 3}, "its model has experts"),
+        ({"nodes": 4, "on_world_size_change": "Fail"}, "onWorldSizeChange is Fail"),
+    ):
+        storage = open_attempt(tmp_path, len(changes) + 2, **changes)
+        with pytest.raises(CannotResize, match=reason):
+            storage.choose()
+
+
+def test_retention_keeps_the_copy_that_is_continued_from_and_no_other(tmp_path: Path) -> None:
+    keep = Keep(last=2)
+    first = open_attempt(tmp_path, 1)
+    commit(first, tmp_path, 4)
+    commit(first, tmp_path, 5)
+    second = open_attempt(tmp_path, 2, nodes=1, keep=keep)
+    order, _ = second.choose()
+    convert(second, tmp_path, order.convert, order.into)
+    second.choose()
+    commit(second, tmp_path, 6)
+    assert second.remove_surplus(1.0) == ["checkpoints/step-4"]
+    third = open_attempt(tmp_path, 3, nodes=1, keep=keep)
+    third.choose()
+    assert third.remove_surplus(1.0) == [order.into.removeprefix(f"{RUN}/")]

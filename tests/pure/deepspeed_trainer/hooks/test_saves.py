@@ -102,3 +102,17 @@ def test_the_chosen_one_is_continued_from(program: Program) -> None:
     program.train()
     assert program.ignored() == []
     assert [fact["done"] for fact in program.facts if "rate" in fact] == [6, 7]
+
+
+def test_a_save_under_the_name_of_a_converted_one_leaves_nothing_of_that_behind(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It would be loaded again one day, in place of what was saved."""
+    for tag in ("step5", "other"):
+        (tmp_path / tag / "zero").mkdir(parents=True)
+    chosen = Resumed(folder=str(tmp_path), tag="step5", step=5, attempt=1, path="p")
+    monkeypatch.setenv(*next(iter(chosen.to_env().items())))
+    for tag in ("step5", "other"):
+        program.engine.save_checkpoint(str(tmp_path), tag)
+    assert not (tmp_path / "step5" / "zero").exists()
+    assert (tmp_path / "other" / "zero").exists(), "not ours to remove"

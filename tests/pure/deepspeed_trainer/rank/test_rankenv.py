@@ -58,3 +58,19 @@ def test_no_configuration_is_passed_where_the_job_has_none() -> None:
 )
 def test_references_are_those_of_a_pod(given: str, wanted: str) -> None:
     assert rankenv.expand(given, ENV) == wanted
+
+
+def test_the_batch_that_the_configuration_makes_can_be_named_in_arguments() -> None:
+    """So that a framework with arguments of its own follows the number of ranks."""
+    config = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}
+    words = "--per_device_train_batch_size=$(DSJOB_MICRO_BATCH_SIZE)"
+    for nodes, accumulation in ((2, "2"), (1, "4")):
+        env = rankenv.job_env(a_contract(deepspeed_config=config, nodes=nodes), None)
+        assert rankenv.expand(words, env) == "--per_device_train_batch_size=2"
+        assert rankenv.expand("$(DSJOB_GRADIENT_ACCUMULATION_STEPS)", env) == accumulation
+
+
+def test_a_batch_that_a_framework_fills_in_is_not_named() -> None:
+    config = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": 2}
+    env = rankenv.job_env(a_contract(deepspeed_config=config), None)
+    assert "DSJOB_MICRO_BATCH_SIZE" not in env

@@ -1,12 +1,14 @@
 """The chosen checkpoint is put where the program had saved it, and read before a start."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
-from deepspeed_trainer.contract import MANIFEST_FILE, ManifestFile, RunContract
+from deepspeed_trainer.contract import MANIFEST_FILE, Manifest, ManifestFile, RunContract
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
 from deepspeed_trainer.rank.resume import Damaged, prepare
 from tests.pure.deepspeed_trainer.makers import a_contract, a_manifest
@@ -92,3 +94,22 @@ def test_what_a_start_before_left_and_never_counted_is_not_found(tmp_path: Path)
     resumed, read = prepare(contract, 0, 0, Resume(1))
     assert (resumed.path, read) == ("", [])
     assert not (folder / "latest").exists()
+
+
+def test_of_a_converted_one_the_first_rank_of_a_folder_brings_all(tmp_path: Path) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    found = (tmp_path / SAVE / MANIFEST_FILE).read_bytes()
+    changed = replace(Manifest.from_json(found), universal=True, world_size=4, batch=Batch(8, 2, 1))
+    VolumeStore(tmp_path).write(f"{SAVE}/{MANIFEST_FILE}", changed.to_json().encode())
+    stale = program_checkpoint_dir(contract) / "tag" / "zero" / "old.pt"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    resumed, read = prepare(contract, 0, 0, resume)
+    assert sorted(file.path for file in read) == sorted(FILES)
+    assert not stale.exists(), "of another conversion"
+    assert resumed.batch == (8, 2, 2), "what makes the same global batch with two ranks"
+
+
+def test_as_many_ranks_as_before_may_change_their_batch(tmp_path: Path) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    assert prepare(contract, 0, 0, resume)[0].batch == ()
