@@ -149,10 +149,21 @@ def status(
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Read on until the job is finished.")
 @click.option("--rank", type=click.IntRange(min=0), help="The lines of one rank. Default: all.")
+@click.option(
+    "--node",
+    type=click.IntRange(min=0),
+    help="All that the command of one node printed, where a command has per: Node.",
+)
 @click.option("--attempt", type=click.IntRange(min=1), help="Default: the last one.")
 @cluster_options
 def logs(
-    *, name: str, follow: bool, rank: int | None, attempt: int | None, **where: str | None
+    *,
+    name: str,
+    follow: bool,
+    rank: int | None,
+    node: int | None,
+    attempt: int | None,
+    **where: str | None,
 ) -> None:
     """Print what the ranks wrote: while the job runs, and as long as its cluster is kept.
 
@@ -160,7 +171,9 @@ def logs(
     """
     from deepspeed_operator.cli.logs import LogReader, Wanted  # noqa: PLC0415  see above
 
-    wanted = Wanted(name, rank, attempt, follow)
+    if rank is not None and node is not None:
+        raise click.UsageError("--rank and --node exclude each other")
+    wanted = Wanted(name, rank, node, attempt, follow)
     for line in LogReader(_open(where), wanted, partial(click.echo, err=True)).lines():
         click.echo(line)
 
