@@ -179,6 +179,26 @@ def logs(
 
 
 @main.command()
+@click.argument("words", nargs=-1, metavar="[-- COMMAND...]")
+@click.option("-f", "--filename", "file", metavar="FILE", help="A RayJob's manifest; - for input.")
+@click.option("--name", help="Name of the job. Default: the program's, or the RayJob's.")
+@click.option("--image", help="Image of the job. Default: the RayJob's, or the operator's.")
+def convert(
+    *, words: tuple[str, ...], file: str | None, name: str | None, image: str | None
+) -> None:
+    """Print the job that a launcher's command line, or a KubeRay RayJob, would be.
+
+    `dsjob convert -- deepspeed --num_nodes 2 --num_gpus 8 train.py --deepspeed_config ds.json`.
+    deepspeed, torchrun, mpirun and accelerate launch are understood. What has no field, and what
+    was guessed, is in the comments of the manifest. Files are read on this machine; nothing is
+    sent to a cluster.
+    """
+    from deepspeed_operator.cli.convert import read  # noqa: PLC0415  see above
+
+    click.echo(read.convert(words, file, name=name, image=image), nl=False)
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option(
     "--path",
