@@ -11,7 +11,11 @@ from deepspeed_operator.api.names import (
 from deepspeed_operator.api.types import MAX_ATTEMPTS_SHOWN, Attempt, RunStatus
 from deepspeed_operator.build.run import RUN_NAME, derive_storage_path
 from deepspeed_operator.decide.actions import Plan
-from deepspeed_operator.decide.failure import cluster_can_be_used_again, derive_backoff_left_s
+from deepspeed_operator.decide.failure import (
+    cluster_can_be_used_again,
+    derive_backoff_left_s,
+    restart_is_free,
+)
 from deepspeed_operator.decide.prerequisites import find_unmet
 from deepspeed_operator.decide.status import Outlook, derive_event, format_time, revise
 from deepspeed_operator.decide.view import View
@@ -67,7 +71,7 @@ def next_attempt_is_due(view: View) -> Plan | None:
     attempts = [*view.status.attempts, attempt][-MAX_ATTEMPTS_SHOWN:]
     changes: dict[str, Any] = {
         "attempts": attempts,
-        "restarts": view.status.restarts + (failed is not None),
+        "restarts": _count_restarts(view, failed),
         "pull_failing_since": None,
     }
     if failed is None:
@@ -102,7 +106,18 @@ def _describe_opening(view: View, attempt: Attempt, failed: Attempt | None) -> s
     place = f"RayCluster {attempt.cluster}: a head and {view.spec.nodes} workers"
     if failed is None:
         return f"attempt 1 starts on {place}"
+    if restart_is_free(failed.cause):
+        counted = "which counts as no restart"
+    else:
+        most = view.spec.failure_policy.max_restarts
+        counted = f"restart {_count_restarts(view, failed)} of {most}"
     return (
-        f"attempt {failed.number} failed ({failed.cause}); attempt {attempt.number}, restart"
-        f" {view.status.restarts + 1} of {view.spec.failure_policy.max_restarts}, starts on {place}"
+        f"attempt {failed.number} failed ({failed.cause}); attempt {attempt.number}, {counted},"
+        f" starts on {place}"
     )
+
+
+def _count_restarts(view: View, failed: Attempt | None) -> int:
+    """Return the restarts of the run, the attempt that follows `failed` included."""
+    is_counted = failed is not None and not restart_is_free(failed.cause)
+    return view.status.restarts + is_counted

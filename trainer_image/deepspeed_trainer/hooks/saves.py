@@ -7,6 +7,7 @@ optimizer step, or the program.
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,7 @@ class SaveWatch:
         self._is_open = False
         self._saved: dict[Path, int] = {}
         self._has_stepped = False
+        self._saved_at = -1
         steps.before_step = self._note_step_begins
 
     def patch(self, engine: Any) -> None:
@@ -49,6 +51,10 @@ class SaveWatch:
         """Wrap what writes each file of the engine's save."""
         writer = module.TorchCheckpointEngine
         writer.save = self._room.guard(writer.save)
+
+    def has_saved(self, step: int) -> bool:
+        """Return whether the last save was made after this step."""
+        return self._saved_at == step
 
     def close(self) -> None:
         """Say that nothing is added to the save before; waits until its files are held."""
@@ -76,12 +82,13 @@ class SaveWatch:
             named = str(tag) if tag is not None else f"global_step{engine.global_steps}"
             folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
             self._guard.call(self._begin_save, folder, named)
+            began = time.monotonic()
             result = save(engine, save_dir, tag, *args, **kw)
             if self._guard.call(self._skip_without_room, folder, named):
                 return result
             if engine.dsjob_write_beside is not None:
                 engine.dsjob_write_beside()
-            self._guard.call(self._note_saved, engine, folder, named)
+            self._guard.call(self._note_saved, engine, folder, named, time.monotonic() - began)
             return result
 
         return save_and_tell
@@ -104,11 +111,12 @@ class SaveWatch:
         self._report({**self._describe(folder, tag), "zero_stage": 0, "lacks": reason})
         return True
 
-    def _note_saved(self, engine: Any, folder: Path, tag: str) -> None:
+    def _note_saved(self, engine: Any, folder: Path, tag: str, wrote_s: float) -> None:
         self._is_open = True
-        self._saved[folder / tag] = self._steps.done
+        self._saved[folder / tag] = self._saved_at = self._steps.done
         zero_stage = int(engine.zero_optimization_stage())
-        self._report({**self._describe(folder, tag), "zero_stage": zero_stage})
+        more = {"zero_stage": zero_stage, "wrote_s": round(wrote_s, 6)}
+        self._report({**self._describe(folder, tag), **more})
 
     def _describe(self, folder: Path, tag: str) -> dict[str, Any]:
         return {

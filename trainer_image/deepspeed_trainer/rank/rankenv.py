@@ -18,6 +18,7 @@ from deepspeed_trainer.contract import (
     ATTEMPT_ENV,
     CHECKPOINT_DIR_ENV,
     DEEPSPEED_CONFIG_ENV,
+    PREEMPTION_SIGNAL_ENV,
     RESTART_ENV,
     RUN_ENV,
     STACKS_DIR,
@@ -50,6 +51,8 @@ def job_env(contract: RunContract, config_path: Path | None, restart: int = 0) -
         RUN_ENV: contract.run,
         CHECKPOINT_DIR_ENV: str(program_checkpoint_dir(contract)),
     }
+    if contract.preemption_signal:
+        env[PREEMPTION_SIGNAL_ENV] = contract.preemption_signal
     if config_path is not None:
         env[DEEPSPEED_CONFIG_ENV] = str(config_path)
     return env
