@@ -84,9 +84,9 @@ def assert_goes_on(job: Job, step: int, *args: str, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(("how", "fields"), [
-    ("loop", {}),
     ("trainer", {"deepspeed_config": OWN_SCHEDULE}),
     ("signal", {"preemption_signal": "SIGUSR1"}),
+    ("loop", {}),
 ])  # fmt: skip
 def test_all_ranks_save_after_one_step_and_nothing_is_lost(
     cluster: RayCluster, storage: Path, how: str, fields: dict[str, Any]

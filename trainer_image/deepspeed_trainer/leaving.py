@@ -18,6 +18,9 @@ from deepspeed_trainer.contract import LEAVE_DIR_ENV, LEAVE_GRACE_ENV
 _TOLD: Final = "told"
 _TENANTS: Final = "tenants"
 _LOOK_EVERY_S: Final = 0.2
+_ASKING: Final = "asking"
+SILENT_S: Final = 10.0
+"""Who has waited so long for its head has nothing to finish any more."""
 
 
 def find_folder() -> Path | None:
@@ -36,7 +39,7 @@ def read_grace_s(folder: Path | None) -> float | None:
 
 @contextmanager
 def tenancy(folder: Path | None) -> Iterator[None]:
-    """Hold the pod, as long as its grace lasts, while this process has something to finish."""
+    """Hold the pod while this process has something to finish, at most for the pod's grace."""
     enter(folder)
     try:
         yield
@@ -58,14 +61,45 @@ def leave(folder: Path | None) -> None:
         (folder / _TENANTS / str(os.getpid())).unlink(missing_ok=True)
 
 
+@contextmanager
+def asking(folder: Path | None) -> Iterator[None]:
+    """Wait for an answer of the head; without one the hook lets the pod go."""
+    if folder is None:
+        yield
+        return
+    note = folder / _ASKING / str(os.getpid())
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
 def tell(folder: Path, grace_s: float) -> None:
     """Tell all tenants that the pod goes, and wait until none is left."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".{_TOLD}"
     beside.write_text(str(grace_s))
     beside.replace(folder / _TOLD)
-    while any(Path("/proc", tenant.name).exists() for tenant in folder.glob(f"{_TENANTS}/*")):
+    while _is_held(folder):
         sleep(_LOOK_EVERY_S)
+
+
+def _is_held(folder: Path) -> bool:
+    pids = [tenant.name for tenant in folder.glob(f"{_TENANTS}/*")]
+    return any(Path("/proc", pid).exists() and not _is_silent(folder, pid) for pid in pids)
+
+
+def _is_silent(folder: Path, pid: str) -> bool:
+    """Whether a process has waited for its head for too long, by the clock of the folder."""
+    told = folder / _TOLD
+    told.touch()
+    try:
+        asked_at = (folder / _ASKING / pid).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return told.stat().st_mtime - asked_at > SILENT_S
 
 
 def main() -> int:

@@ -60,7 +60,8 @@ class BoardLink:
             self._has_told = True
             pod = os.environ.get(POD_NAME_ENV, "")
             told.append({"kind": "going", "pod": pod, "grace_s": grace_s})
-        orders = self._ask(self._board.sync, self._rank, self._restart, told)
+        with leaving.asking(self._pod):
+            orders = self._ask(self._board.sync, self._rank, self._restart, told)
         assert isinstance(orders, Orders)  # noqa: S101  the board is ours
         return orders
 
