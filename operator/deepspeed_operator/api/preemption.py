@@ -14,7 +14,7 @@ class Preemption(ApiModel):
     continues from there. It counts as no restart.
     """
 
-    grace_seconds: Annotated[int, Field(ge=0, le=86400)] = 30
+    grace_seconds: Annotated[int, Field(ge=5, le=86400)] = 30
     """Seconds from when a pod is told to go until it is killed; its terminationGracePeriodSeconds.
     Default 30. The pod goes earlier when there is nothing left to save. A change counts for the
     next RayCluster."""
