@@ -30,6 +30,8 @@ The same program is installed as `kubectl-dsjob`, so that `kubectl dsjob status 
 | know what it does, how far it is, why it waits, why it failed | `dsjob status NAME` |
 | read what its ranks write | `dsjob logs NAME -f`, or of one `--rank 3` |
 | see all jobs | `dsjob list -A` |
+| turn what you typed until now into a job | `dsjob convert -- torchrun --nnodes 2 train.py` |
+| turn a RayJob of KubeRay into a job | `dsjob convert -f rayjob.yaml` |
 """
 
 LOCAL_RUNS = """
@@ -50,7 +52,7 @@ each node of the job, with a token of its own. What differs:
 | `deepspeed.configMap`, `envFile` | a ConfigMap in one of the files given with `-f` |
 | `accelerator: {type: Nvidia}` | GPUs of this machine, or `--accelerator CPU` |
 | `failurePolicy` | one attempt without restarts; `--resume` starts the next from the last save |
-| `worker`, `head`, `scheduling`, `ttlSecondsAfterFinished` | checked, and without effect |
+| `worker`, `head`, `scheduling`, `preemption`, `ttlSecondsAfterFinished` | checked, no effect |
 
 Each run is a new job; logs of ranks lie in `NAMESPACE/JOB/local-N/run-1/attempt-M/logs` below the
 storage, what Ray and the driver wrote in `driver.log` beside them. However the command ends

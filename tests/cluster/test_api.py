@@ -119,6 +119,11 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"script": "train.py", "sizing": "Program"}},
         "spec.entrypoint.sizing",
     ),
+    "only a program of its own is sent a signal": (
+        {**BASE, "preemption": {"signal": "SIGUSR1"}},
+        {**BASE, "entrypoint": {"function": "a:b"}, "preemption": {"signal": "SIGUSR1"}},
+        "spec.preemption.signal",
+    ),
     "data are for functions": (
         {**BASE, "entrypoint": {"function": "a:b", "data": DATA}},
         {**BASE, "entrypoint": {"script": "train.py", "data": DATA}},

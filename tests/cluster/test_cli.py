@@ -21,6 +21,7 @@ from tests.support.jobs import small_job
 from tests.support.kube import Kube
 
 JOB = "deepspeedjobs.dsjob.dev"
+RAYJOB = Path(__file__).resolve().parents[1] / "data" / "rayjob.yaml"
 SINCE = "2026-01-01T12:00:00Z"
 
 
@@ -70,6 +71,25 @@ def write_status(kube: Kube, desk: Desk, end: str = "", **fields: Any) -> None:
     ]
     status = {"phase": "Running", "conditions": conditions, "startTime": SINCE, **fields}
     kube.patch(JOB, "bert", {"status": status}, desk.namespace, "status")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-f", str(RAYJOB)),
+        ("--", *"deepspeed --num_nodes 2 --num_gpus 8 train.py --deepspeed_config ds.json".split()),
+        ("--", *"torchrun --nnodes 2 train.py".split()),
+    ],
+    ids=["rayjob", "deepspeed", "torchrun"],
+)
+def test_what_convert_prints_is_accepted(desk: Desk, kube: Kube, words: tuple[str, ...]) -> None:
+    printed = CliRunner().invoke(main, ["convert", *words])
+    assert printed.exit_code == Exit.DONE, printed.output
+    job = yaml.safe_load(printed.stdout)
+    job["metadata"]["namespace"] = desk.namespace
+    done = desk.submit(job)
+    assert done.exit_code == Exit.DONE, done.output
+    assert kube.get(JOB, job["metadata"]["name"], desk.namespace)["spec"]["nodes"] >= 2
 
 
 def test_a_manifest_with_several_objects_is_applied(desk: Desk, kube: Kube) -> None:

@@ -30,8 +30,8 @@ from typing import Any
 
 import ray
 
-from deepspeed_trainer.board.actor import open_board
 from deepspeed_trainer.board.beats import Beat, Phase
+from deepspeed_trainer.board.lookup import open_board
 from deepspeed_trainer.board.ranks import Orders, Verdict
 from deepspeed_trainer.contract import (
     MANIFEST_FILE,

@@ -94,6 +94,21 @@ class RayCluster:
             process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def tell(self, pod: str, grace_s: int = 30) -> None:
+        """Run the hook of a pod that is told to go, as its kubelet does: at most for the grace."""
+        command = [sys.executable, "-m", "deepspeed_trainer.leaving"]
+        env = {**self._env_of(pod), "DSJOB_LEAVE_GRACE_S": str(grace_s)}
+        subprocess.run(command, env=env, timeout=grace_s, check=True)
+
+    def keep_pods(self) -> None:
+        """Take back that pods were told to go."""
+        for told in self._folder.glob("leave/*/told"):
+            told.unlink()
+
+    def _env_of(self, pod: str) -> dict[str, str]:
+        leave = {"DSJOB_LEAVE_DIR": str(self._folder / "leave" / pod)}
+        return {**self.env, "POD_UID": pod, "POD_NAME": pod, **leave}
+
     def _start_all(self) -> None:
         head = ["--head", "--num-cpus=0", f"--port={self._gcs}", "--include-log-monitor=true"]
         head += [f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={self._client}"]
@@ -126,7 +141,7 @@ class RayCluster:
             return json.load(answer)
 
     def _start(self, pod: str, args: list[str]) -> None:
-        env = {**self.env, "POD_UID": pod, "POD_NAME": pod}
+        env = self._env_of(pod)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *args]
         command += ["--disable-usage-stats", "--object-store-memory=80000000"]
         with (self._folder / f"{pod}.log").open("wb") as log:

@@ -209,6 +209,22 @@ def test_a_rank_that_hears_nothing_from_the_head_dies(
     assert outcome.progress.phase is RunPhase.FAILED
 
 
+def test_a_rank_without_its_head_holds_its_pod_no_longer(
+    cluster: RayCluster, storage: Path, tmp_path: Path
+) -> None:
+    job = Job(cluster, storage)
+    contract, driver, rank = start_hanging(job, "plain.py", tmp_path / "pid")
+    try:
+        with silent_head(cluster):
+            cluster.tell("worker-a", contract.deadman_s - 5)  # raises when it takes all of this
+            assert lives(rank)
+        outcome = job.finish(contract, driver)
+    finally:
+        cluster.keep_pods()
+    assert outcome.progress.failure is not None
+    assert outcome.progress.failure.cause is Cause.PREEMPTED
+
+
 @pytest.mark.parametrize("program", ["plain.py", "loops:hang"])
 def test_a_rank_whose_board_forgot_the_run_dies(
     cluster: RayCluster, storage: Path, tmp_path: Path, program: str

@@ -30,9 +30,10 @@ from deepspeed_trainer.progress import (
     SavedCheckpoint,
     refuse_version,
 )
-from deepspeed_trainer.remedies import REMEDIES, Remedy, derive_backoff_s
+from deepspeed_trainer.remedies import FREE, REMEDIES, Remedy, derive_backoff_s
 
 __all__ = [
+    "FREE",
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
     "REMEDIES",
@@ -93,8 +94,17 @@ RESTART_ENV: Final = "DSJOB_RESTART"
 RUN_ENV: Final = "DSJOB_RUN"
 MICRO_BATCH_ENV: Final = "DSJOB_MICRO_BATCH_SIZE"
 ACCUMULATION_ENV: Final = "DSJOB_GRADIENT_ACCUMULATION_STEPS"
+PREEMPTION_SIGNAL_ENV: Final = "DSJOB_PREEMPTION_SIGNAL"
 """What a user's program may read; it need not know any of them."""
 
+LEAVE_COMMAND: Final = ("python", "-m", "deepspeed_trainer.leaving")
+"""What a pod runs when it is told to go, before its containers are signalled."""
+LEAVE_DIR_ENV: Final = "DSJOB_LEAVE_DIR"
+"""A folder of the pod where that command and the ranks meet; without it no pod is told to go."""
+LEAVE_GRACE_ENV: Final = "DSJOB_LEAVE_GRACE_S"
+"""Seconds from being told to being killed."""
+PREEMPTION_SIGNALS: Final = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+"""Signals that a program may be sent to let it save."""
 STACKS_DIR: Final = "stacks"
 """Below an attempt's folder: the stack dumps of its ranks."""
 MAX_CONTRACT_BYTES: Final = 512 * 1024
@@ -229,6 +239,8 @@ class RunContract:
     bind_cores: bool = False
     """Whether each rank's process is bound to its share of the pod's cores."""
     hang: HangPolicy = field(default_factory=HangPolicy)
+    preemption_signal: str = ""
+    """The signal on which the program saves when a pod goes; empty for none."""
     version: int = CONTRACT_VERSION
 
     @property
@@ -287,6 +299,7 @@ class RunContract:
             deadman_s=fields.whole("deadman_s", low=1, high=3600),
             bind_cores=fields.flag("bind_cores"),
             hang=HangPolicy.from_fields(fields.section("hang")),
+            preemption_signal=fields.choice("preemption_signal", ("", *PREEMPTION_SIGNALS)),
         )
         fields.refuse_unknown()
         return contract

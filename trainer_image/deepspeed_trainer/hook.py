@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from deepspeed_trainer.contract import PREEMPTION_SIGNAL_ENV
 from deepspeed_trainer.hooks import stackdump
+from deepspeed_trainer.hooks.orderpage import OrderPage
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.wire import (
     DESCENDANTS_ENV,
+    ORDERS_FILE,
     PAGE_FILE,
     PROGRAM_ENV,
     SOCKET_ENV,
@@ -90,7 +93,13 @@ def _install_in_rank(path: str, *, goes_down: bool) -> None:
     folder = Path(path).resolve().parent
     open_page = functools.partial(Page.create, folder / PAGE_FILE)
     _install_stackdump(folder / STACKS_FILE)
-    watch = EngineWatch(int(os.environ["RANK"]), wire.report, open_page)
+    watch = EngineWatch(
+        int(os.environ["RANK"]),
+        wire.report,
+        open_page,
+        OrderPage.find(folder / ORDERS_FILE),
+        os.environ.get(PREEMPTION_SIGNAL_ENV, ""),
+    )
     PatchOnImport(watch.patches(makes_group=True), wire.report).install()
     if not goes_down:
         wire.connect()

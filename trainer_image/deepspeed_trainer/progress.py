@@ -85,6 +85,8 @@ class Cause(StrEnum):
     """The job's storage cannot be written or read."""
     SUPERSEDED = "Superseded"
     """A newer attempt of the run has begun on the storage; this one may write no more."""
+    PREEMPTED = "Preempted"
+    """A pod of the attempt was told to go; the message says what was saved before."""
     STOPPED = "Stopped"
     """The run was stopped from outside."""
     CONTRACT_INVALID = "ContractInvalid"

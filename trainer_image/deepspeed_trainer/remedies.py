@@ -42,10 +42,14 @@ REMEDIES: Final = {
     Cause.POD_LOST: Remedy.ATTEMPT,
     Cause.WRONG_HEAD: Remedy.ATTEMPT,
     Cause.STORAGE: Remedy.ATTEMPT,
+    Cause.PREEMPTED: Remedy.ATTEMPT,
     Cause.STOPPED: Remedy.ATTEMPT,
     Cause.TRAINER_ERROR: Remedy.ATTEMPT,
 }
 """Every cause has its row; a test sees to it."""
+
+FREE: Final = frozenset({Cause.PREEMPTED})
+"""Causes that are nobody's failure: what follows them is not counted, and there is no wait."""
 
 
 def derive_backoff_s(first_s: int, waits_before: int) -> float:

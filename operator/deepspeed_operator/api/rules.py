@@ -65,6 +65,13 @@ SPEC_RULES = rules(
         path=".entrypoint.sizing",
     ),
     rule(
+        "!has(self.preemption) || !has(self.preemption.signal)"
+        " || !(has(self.entrypoint.function) || has(self.entrypoint.driver))",
+        "preemption.signal is for script, module and command: the train loops of a function and of"
+        " a driver run where Python handles no signals",
+        path=".preemption.signal",
+    ),
+    rule(
         "!has(self.code) || has(self.code.configMap) != has(self.code.volume)",
         "set exactly one of code.configMap and code.volume",
         path=".code",

@@ -13,6 +13,7 @@ from deepspeed_operator.api.code import Code
 from deepspeed_operator.api.entrypoint import Entrypoint
 from deepspeed_operator.api.hang import Hang
 from deepspeed_operator.api.placement import Head, Scheduling, Worker
+from deepspeed_operator.api.preemption import Preemption
 from deepspeed_operator.api.schema import ApiModel, Name, RawObject, fixed
 
 AcceleratorType = Literal["Nvidia", "CPU"]
@@ -116,6 +117,8 @@ class DeepSpeedJobSpec(ApiModel):
     """What follows a failed attempt."""
     hang: Hang = Hang()
     """When ranks that no longer move count as hung. A change counts for the next attempt."""
+    preemption: Preemption = Preemption()
+    """What happens when a pod is told to go. A change counts for the next attempt."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2592000)] = 0
     """Seconds that the RayCluster stays after the end, for looking around. Default 0. The
     DeepSpeedJob itself is never deleted. Can change at any time."""

@@ -24,6 +24,14 @@ HEAD_PORTS = {
     "progress": contract.PROGRESS_PORT,
 }
 
+LEAVE_DIR = "/tmp/dsjob-leave"  # noqa: S108  the pod's own
+"""Where the preStop hook and the ranks of a pod meet."""
+STAY = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Annotations that keep autoscalers from moving a pod only to pack nodes better."""
+
 AGENT_PORT = 52365
 """Ray's dashboard agent; KubeRay starts it on this port."""
 
@@ -77,6 +85,7 @@ def _build_pod_spec(
     return {
         # The kubelet must not revive a head in place: its run would be gone and nobody the wiser.
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": spec.preemption.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -153,10 +162,14 @@ def _build_container(
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
             # Nothing is left to drain when a pod of ours is told to end; by default Ray would keep
             # the node's devices for another 30 seconds.
+            {"name": contract.LEAVE_DIR_ENV, "value": LEAVE_DIR},
+            {"name": contract.LEAVE_GRACE_ENV, "value": str(spec.preemption.grace_seconds)},
             {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "1"},
             _from_field(contract.POD_NAME_ENV, "metadata.name"),
             _from_field(contract.POD_UID_ENV, "metadata.uid"),
         ],
+        # Runs before anything is signalled, so that ranks may save; it ends when they have left.
+        "lifecycle": {"preStop": {"exec": {"command": list(contract.LEAVE_COMMAND)}}},
         "volumeMounts": mounts,
     }
     if spec.storage is not None and spec.storage.secret_ref is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.types import DeepSpeedJobSpec
-from deepspeed_operator.build.pods import build_head_pod, build_worker_pod
+from deepspeed_operator.build.pods import STAY, build_head_pod, build_worker_pod
 from deepspeed_operator.build.sizing import PodSizes, derive_head_sizes, derive_worker_sizes
 from deepspeed_trainer import contract
 
@@ -56,7 +56,7 @@ def build_raycluster(
     head_pod = build_head_pod(spec, image, head_sizes)
     worker_pod = build_worker_pod(spec, image, worker_sizes, cluster=cluster)
     for pod in (head_pod, worker_pod):
-        pod["metadata"] = {"labels": labels}
+        pod["metadata"] = {"labels": labels, "annotations": dict(STAY)}
     return {
         "apiVersion": names.RAY_API_VERSION,
         "kind": "RayCluster",

@@ -68,6 +68,7 @@ def build_contract(
             factor=spec.hang.factor,
             start_deadline_s=spec.hang.start_deadline_seconds,
         ),
+        preemption_signal=spec.preemption.signal or "",
     )
 
 

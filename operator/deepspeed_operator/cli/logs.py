@@ -2,9 +2,10 @@
 
 Each look is a short program in the pod that reads on from where the last one stopped: nothing is
 left running there, and following survives a broken line and a new attempt.  With storage the ranks'
-files on it are read, else Ray's log of the job.  The ranks of a function or a driver program live
-in Ray's own workers, and share one log without a rank on its lines.  After the cluster is gone
-nothing can be read here; then it is said where the files are.
+files on it are read, else Ray's log of the job.  A command per node writes to a file of its node;
+what its launcher passes on of the ranks is read from theirs.  The ranks of a function or a driver
+program live in Ray's own workers, and share one log without a rank on its lines.  After the cluster
+is gone nothing can be read here; then it is said where the files are.
 """
 
 import re
@@ -21,7 +22,8 @@ from deepspeed_trainer.contract import STORAGE_MOUNT
 POLL_S: Final = 1.0
 RAY_LOGS: Final = "/tmp/ray/session_latest/logs"  # noqa: S108  in the pod
 RANK_LINE: Final = re.compile(r"\[rank (\d+)\] (.*)")
-RANK_FILE: Final = re.compile(r"rank-(\d+)\.log")
+ANY_LINE: Final = re.compile(r"\[(rank|node) (\d+)\] (.*)")
+OWN_FILE: Final = re.compile(r"(rank|node)-(\d+)\.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Wanted:
     name: str
     rank: int | None = None
     """One rank; None for all, each line with its rank."""
+    node: int | None = None
+    """The command of one node, with all that it passes on; None for those of all nodes."""
     attempt: int | None = None
     """None for the last one, and when following for those that come after it."""
     follow: bool = False
@@ -116,6 +120,8 @@ class LogReader:
         """Return which files hold the lines."""
         entrypoint, rank = job["spec"]["entrypoint"], self.wanted.rank
         self._is_shared = "function" in entrypoint or "driver" in entrypoint
+        if self.wanted.node is not None and entrypoint.get("per") != "Node":
+            raise WrongUse("--node is for a command with per: Node; the others have ranks alone")
         if self._is_shared and rank is not None:
             raise WrongUse(
                 "the ranks of a function or a driver program share one log: leave --rank out"
@@ -125,25 +131,37 @@ class LogReader:
             return {"folder": RAY_LOGS, "pattern": pattern}
         if self._is_shared:
             return {"folder": _logs_folder(job, attempt), "pattern": "driver.log"}
-        pattern = "rank-*.log" if rank is None else f"rank-{rank:05d}.log"
+        pattern = "*-?????.log" if entrypoint.get("per") == "Node" else "rank-?????.log"
+        if rank is not None:
+            pattern = f"rank-{rank:05d}.log"
+        elif self.wanted.node is not None:
+            pattern = f"node-{self.wanted.node:05d}.log"
         return {"folder": _logs_folder(job, attempt), "pattern": pattern}
 
     def _pick(self, name: str, text: str) -> Iterator[str]:
-        of_one = RANK_FILE.fullmatch(name)
+        of_one = OWN_FILE.fullmatch(name)
         for line in text.splitlines():
             if self._is_shared:
                 yield line
                 continue
-            if of_one is not None:
-                rank, said = int(of_one[1]), line
-            elif (found := RANK_LINE.search(line)) is not None:
-                rank, said = int(found[1]), found[2]
-            else:
-                continue
-            if self.wanted.rank is None:
-                yield f"[rank {rank}] {said}"
-            elif self.wanted.rank == rank:
+            found = (of_one[1], int(of_one[2]), line) if of_one is not None else _split(line)
+            if found is not None:
+                yield from self._pick_line(*found, has_own_file=of_one is not None)
+
+    def _pick_line(self, kind: str, number: int, said: str, *, has_own_file: bool) -> Iterator[str]:
+        """Yield a line if it is wanted; `kind` is who wrote it, a rank or the command of a node."""
+        if kind == "node" and self.wanted.node is not None:
+            if number == self.wanted.node:
                 yield said
+            return
+        if kind == "node" and (passed_on := RANK_LINE.match(said)) is not None:
+            if has_own_file:
+                return
+            kind, number, said = "rank", int(passed_on[1]), passed_on[2]
+        if self.wanted.rank is None and self.wanted.node is None:
+            yield f"[{kind} {number}] {said}"
+        elif kind == "rank" and number == self.wanted.rank:
+            yield said
 
     def _is_over(self, job: Job) -> bool:
         """Whether the one attempt that is wanted has ended."""
@@ -151,6 +169,12 @@ class LogReader:
             return False
         attempt = self._choose(job)
         return attempt is not None and attempt["state"] in ("Succeeded", "Failed")
+
+
+def _split(line: str) -> tuple[str, int, str] | None:
+    """Return who wrote a line of Ray's log, and what."""
+    found = ANY_LINE.search(line)
+    return None if found is None else (found[1], int(found[2]), found[3])
 
 
 def _logs_folder(job: Job, attempt: Mapping[str, Any]) -> str:

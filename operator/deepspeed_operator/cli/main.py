@@ -149,10 +149,21 @@ def status(
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Read on until the job is finished.")
 @click.option("--rank", type=click.IntRange(min=0), help="The lines of one rank. Default: all.")
+@click.option(
+    "--node",
+    type=click.IntRange(min=0),
+    help="All that the command of one node printed, where a command has per: Node.",
+)
 @click.option("--attempt", type=click.IntRange(min=1), help="Default: the last one.")
 @cluster_options
 def logs(
-    *, name: str, follow: bool, rank: int | None, attempt: int | None, **where: str | None
+    *,
+    name: str,
+    follow: bool,
+    rank: int | None,
+    node: int | None,
+    attempt: int | None,
+    **where: str | None,
 ) -> None:
     """Print what the ranks wrote: while the job runs, and as long as its cluster is kept.
 
@@ -160,9 +171,31 @@ def logs(
     """
     from deepspeed_operator.cli.logs import LogReader, Wanted  # noqa: PLC0415  see above
 
-    wanted = Wanted(name, rank, attempt, follow)
+    if rank is not None and node is not None:
+        raise click.UsageError("--rank and --node exclude each other")
+    wanted = Wanted(name, rank, node, attempt, follow)
     for line in LogReader(_open(where), wanted, partial(click.echo, err=True)).lines():
         click.echo(line)
+
+
+@main.command()
+@click.argument("words", nargs=-1, metavar="[-- COMMAND...]")
+@click.option("-f", "--filename", "file", metavar="FILE", help="A RayJob's manifest; - for input.")
+@click.option("--name", help="Name of the job. Default: the program's, or the RayJob's.")
+@click.option("--image", help="Image of the job. Default: the RayJob's, or the operator's.")
+def convert(
+    *, words: tuple[str, ...], file: str | None, name: str | None, image: str | None
+) -> None:
+    """Print the job that a launcher's command line, or a KubeRay RayJob, would be.
+
+    `dsjob convert -- deepspeed --num_nodes 2 --num_gpus 8 train.py --deepspeed_config ds.json`.
+    deepspeed, torchrun, mpirun and accelerate launch are understood. What has no field, and what
+    was guessed, is in the comments of the manifest. Files are read on this machine; nothing is
+    sent to a cluster.
+    """
+    from deepspeed_operator.cli.convert import read  # noqa: PLC0415  see above
+
+    click.echo(read.convert(words, file, name=name, image=image), nl=False)
 
 
 @main.command()

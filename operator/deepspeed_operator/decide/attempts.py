@@ -14,7 +14,7 @@ from deepspeed_operator.decide.actions import Plan
 from deepspeed_operator.decide.failure import (
     cluster_can_be_used_again,
     derive_backoff_left_s,
-    is_failure,
+    restart_is_free,
 )
 from deepspeed_operator.decide.prerequisites import find_unmet
 from deepspeed_operator.decide.status import Outlook, derive_event, format_time, revise
@@ -87,11 +87,6 @@ def next_attempt_is_due(view: View) -> Plan | None:
     )
 
 
-def _count_restarts(view: View, ended: Attempt | None) -> int:
-    """Return the run's restarts with the attempt that opens."""
-    return view.status.restarts + (ended is not None and is_failure(ended))
-
-
 def _derive_attempt(view: View, failed: Attempt | None) -> Attempt:
     number = 1 if failed is None else failed.number + 1
     if failed is not None and cluster_can_be_used_again(view, failed):
@@ -112,12 +107,18 @@ def _describe_opening(view: View, attempt: Attempt, failed: Attempt | None) -> s
     place = f"RayCluster {attempt.cluster}: a head and {view.spec.nodes} workers"
     if failed is None:
         return f"attempt 1 starts on {place}"
-    if not is_failure(failed):
-        return (
-            f"attempt {failed.number} ended for another number of nodes; attempt {attempt.number}"
-            f" starts on {place}"
-        )
+    if restart_is_free(failed.cause):
+        counted = "which counts as no restart"
+    else:
+        most = view.spec.failure_policy.max_restarts
+        counted = f"restart {_count_restarts(view, failed)} of {most}"
     return (
-        f"attempt {failed.number} failed ({failed.cause}); attempt {attempt.number}, restart"
-        f" {view.status.restarts + 1} of {view.spec.failure_policy.max_restarts}, starts on {place}"
+        f"attempt {failed.number} ended ({failed.cause}); attempt {attempt.number}, {counted},"
+        f" starts on {place}"
     )
+
+
+def _count_restarts(view: View, failed: Attempt | None) -> int:
+    """Return the restarts of the run, the attempt that follows `failed` included."""
+    is_counted = failed is not None and not restart_is_free(failed.cause)
+    return view.status.restarts + is_counted

@@ -7,7 +7,11 @@ from deepspeed_operator.api.names import Phase, Reason
 from deepspeed_operator.api.types import Attempt, AttemptState
 from deepspeed_operator.decide import trouble
 from deepspeed_operator.decide.actions import Plan
-from deepspeed_operator.decide.failure import restart_budget_is_spent, restart_can_help
+from deepspeed_operator.decide.failure import (
+    restart_budget_is_spent,
+    restart_can_help,
+    restart_is_free,
+)
 from deepspeed_operator.decide.observed import RunState
 from deepspeed_operator.decide.restarts import derive_restarts
 from deepspeed_operator.decide.status import (
@@ -146,7 +150,7 @@ def _fail(
     """Close the attempt; say whether another one follows."""
     hopeless = not restart_can_help(cause)
     restarts = derive_restarts(view, _progress(view)).of_run
-    spent = restart_budget_is_spent(view.spec, restarts)
+    spent = not restart_is_free(cause) and restart_budget_is_spent(view.spec, restarts)
     changes: dict[str, Any] = {
         "attempts": close_attempt(view, attempt, state="Failed", cause=cause),
         "restarts": restarts,

@@ -10,7 +10,7 @@ from deepspeed_operator.api.names import Reason
 from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
 from deepspeed_operator.decide.status import parse_time
 from deepspeed_operator.decide.view import View, is_alive
-from deepspeed_trainer.contract import REMEDIES, Remedy, derive_backoff_s
+from deepspeed_trainer.contract import FREE, REMEDIES, Remedy, derive_backoff_s
 
 HOPELESS = frozenset(
     {cause for cause, remedy in REMEDIES.items() if remedy is Remedy.NONE}
@@ -28,16 +28,18 @@ CLUSTER_UNUSABLE = frozenset(
     }
 )
 """Causes after which a new attempt needs a new RayCluster."""
-
-
-def is_failure(ended: Attempt) -> bool:
-    """Return whether an attempt failed: one that ended for another size costs no restart."""
-    return ended.cause != Reason.RESIZED
+UNCOUNTED = FREE | {Reason.RESIZED}
+"""Causes that are not the job's: what follows costs no restart."""
 
 
 def restart_can_help(cause: str) -> bool:
     """Return whether another attempt could end differently."""
     return cause not in HOPELESS
+
+
+def restart_is_free(cause: str | None) -> bool:
+    """Return whether what follows this cause is not counted, and not waited for."""
+    return cause in UNCOUNTED
 
 
 def restart_budget_is_spent(spec: DeepSpeedJobSpec, restarts: int) -> bool:
@@ -52,10 +54,8 @@ def derive_restarts_left(view: View) -> int:
 
 def derive_backoff_left_s(view: View, failed: Attempt) -> float:
     """Return the seconds until the next attempt may open; zero or less when it may now."""
-    if not is_failure(failed):
-        return 0.0
     wait_s = derive_backoff_s(view.spec.failure_policy.backoff_seconds, view.status.restarts)
-    if failed.finish_time is None:
+    if failed.finish_time is None or restart_is_free(failed.cause):
         return 0.0
     due = parse_time(failed.finish_time) + timedelta(seconds=wait_s)
     return (due - view.now).total_seconds()

@@ -3,8 +3,9 @@
 They are proven gone when their pods are: the API server drops a pod after its kubelet has seen the
 containers end (who deletes one by force says the same on his own word).  Where that cannot be had,
 as for a node that nobody reaches, time is the proof: a rank dies by itself when it has not heard
-from its head for the contract's deadman time.  On a RayCluster that is used again the driver has
-ended its ranks, and a pod that it does not reach counts as missing until it is replaced.
+from its head for the contract's deadman time, and a head that was told to go may speak to it for
+its grace.  On a RayCluster that is used again the driver has ended its ranks, and a pod that it
+does not reach counts as missing until it is replaced.
 """
 
 from datetime import timedelta
@@ -28,13 +29,16 @@ def old_ranks_may_live(view: View) -> Plan | None:
     if attempt is None or attempt.state != "Opened" or last is None or last.finish_time is None:
         return None
     old = [pod for pod in view.observed.pods if _may_train(pod, attempt)]
-    due = parse_time(last.finish_time) + timedelta(seconds=DEADMAN_S + MARGIN_S)
+    wait_s = DEADMAN_S + MARGIN_S
+    if any(pod.role == "head" and pod.cluster != attempt.cluster for pod in old):
+        wait_s += view.spec.preemption.grace_seconds
+    due = parse_time(last.finish_time) + timedelta(seconds=wait_s)
     left_s = (due - view.now).total_seconds()
     if not old or left_s <= 0:
         return None
     message = (
         f"attempt {attempt.number} waits for the pods of attempt {last.number}, which may still"
-        f" train: until they are gone, or {DEADMAN_S + MARGIN_S} s after its end"
+        f" train: until they are gone, or {wait_s} s after its end"
     )
     outlook = Outlook(
         phase=Phase.RESTARTING,

@@ -89,6 +89,7 @@ def a_closed_save(number: int = 1, **changes: Any) -> dict[str, Any]:
         "source": ".",
         "report": False,
         "blocked_s": 0.01,
+        "wrote_s": 0.02,
         "size_bytes": 3,
     }
     return {**fact, **changes}

@@ -13,6 +13,7 @@ from deepspeed_operator.api.types import DeepSpeedJobSpec
 from deepspeed_operator.build.raycluster import build_raycluster
 from deepspeed_operator.build.sizing import derive_worker_sizes
 from deepspeed_operator.errors import InvalidJob
+from deepspeed_trainer.contract import LEAVE_COMMAND, LEAVE_DIR_ENV, LEAVE_GRACE_ENV
 from tests.support.builders import a_job
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -62,6 +63,24 @@ def test_cluster_name_is_one_that_kuberay_accepts(name: str, number: int) -> Non
 def test_cut_names_of_two_jobs_differ() -> None:
     long = "a" * 60
     assert derive_cluster_name(long, "uid-1", 1) != derive_cluster_name(long, "uid-2", 1)
+
+
+def test_every_pod_is_told_to_go_before_it_is_signalled_and_is_not_moved_for_packing() -> None:
+    job = a_job()
+    spec = spec_of(preemption={"graceSeconds": 90})
+    cluster = build_raycluster(job.build(), spec, "c", "trainer:1")["spec"]
+    templates = cluster["headGroupSpec"], *cluster["workerGroupSpecs"]
+    for pod in (group["template"] for group in templates):
+        [container] = pod["spec"]["containers"]
+        env = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == list(LEAVE_COMMAND)
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 90
+        assert env[LEAVE_GRACE_ENV] == "90"
+        assert env[LEAVE_DIR_ENV] == "/tmp/dsjob-leave"  # noqa: S108
+        assert pod["metadata"]["annotations"] == {
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            "karpenter.sh/do-not-disrupt": "true",
+        }
 
 
 def spec_of(**fields: Any) -> DeepSpeedJobSpec:

@@ -68,10 +68,10 @@ class Machine:
         done = [sys.executable, *command[1:-1], json.dumps(order)]
         return subprocess.run(done, capture_output=True, text=True, check=True).stdout
 
-    def write(self, rank: int, text: str, attempt: int = 1) -> None:
+    def write(self, rank: int, text: str, attempt: int = 1, kind: str = "rank") -> None:
         folder = self.root / f"mnt/dsjob/{RUN}/attempt-{attempt}/logs"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"rank-{rank:05d}.log").open("a") as file:
+        with (folder / f"{kind}-{rank:05d}.log").open("a") as file:
             file.write(text)
 
 
@@ -138,6 +138,52 @@ def test_without_storage_the_lines_are_found_in_rays_log(tmp_path: Path) -> None
     machine = Machine(tmp_path, a_job(an_attempt(), stored=False))
     assert read(machine)[0] == ["[rank 1] eins", "[rank 0] one"]
     assert read(machine, rank=1)[0] == ["eins"]
+
+
+def a_node_job(*, stored: bool = True) -> dict[str, Any]:
+    job = a_job(an_attempt(), stored=stored)
+    job["spec"]["entrypoint"] = {"command": ["./train.sh"], "per": "Node"}
+    return job
+
+
+def test_a_command_per_node_is_read_beside_its_ranks_and_each_line_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, a_node_job())
+    machine.write(0, "prepares\n[rank 0] one\ncleans up\n", kind="node")
+    machine.write(1, "prepares too\n[rank 1] eins\n", kind="node")
+    machine.write(0, "one\n")
+    machine.write(1, "eins\n")
+    assert read(machine)[0] == [
+        "[node 0] prepares", "[node 0] cleans up", "[node 1] prepares too",
+        "[rank 0] one", "[rank 1] eins",
+    ]  # fmt: skip
+    assert read(machine, rank=1)[0] == ["eins"]
+    assert read(machine, node=0)[0] == ["prepares", "[rank 0] one", "cleans up"]
+
+
+def test_without_storage_a_command_per_node_is_found_in_rays_log(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp/ray/session_latest/logs"
+    folder.mkdir(parents=True)
+    said = "(w pid=1) [node 1] prepares\n(w pid=1) [node 1] [rank 1] eins\n[trainer] Succeeded\n"
+    (folder / "job-driver-bert-a1.log").write_text(said)
+    machine = Machine(tmp_path, a_node_job(stored=False))
+    assert read(machine)[0] == ["[node 1] prepares", "[rank 1] eins"]
+    assert read(machine, rank=1)[0] == ["eins"]
+    assert read(machine, node=1)[0] == ["prepares", "[rank 1] eins"]
+    assert read(machine, node=0)[0] == []
+
+
+def test_what_a_rank_prints_is_taken_for_no_node(tmp_path: Path) -> None:
+    folder = tmp_path / "tmp/ray/session_latest/logs"
+    folder.mkdir(parents=True)
+    (folder / "job-driver-bert-a1.log").write_text("(w pid=1) [rank 1] on [node 7] now\n")
+    assert read(Machine(tmp_path, a_job(an_attempt(), stored=False)))[0] == [
+        "[rank 1] on [node 7] now"
+    ]
+
+
+def test_only_a_command_per_node_has_lines_of_nodes(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="for a command with per: Node"):
+        read(Machine(tmp_path, a_job(an_attempt())), node=0)
 
 
 @pytest.mark.parametrize("kind", ["function", "driver"])

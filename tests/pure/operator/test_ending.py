@@ -87,6 +87,21 @@ def test_cause_that_no_restart_can_help_ends_the_job_with_budget_left() -> None:
     assert condition(status_of(plan), "Failed")[0] == "True"
 
 
+def test_a_preemption_is_followed_at_once_and_counts_as_no_restart() -> None:
+    job, facts = running(a_job().with_restarts(0, backoff_s=10))
+    told = "pod w1 was told to go; all ranks saved at step 7 and stopped; no step is lost"
+    facts = with_run(job, facts, RunState.FAILED, failure=Failure(Cause.PREEMPTED, told))
+    job = job.with_status(decide(job, facts, 5).status)
+    status = status_of(decide(job, facts, 6))
+    first, second = status.attempts
+    assert (first.cause, second.state, status.restarts) == (Cause.PREEMPTED, "Opened", 0)
+    assert second.cluster == first.cluster
+    assert status.failure is not None
+    assert status.failure.message == told
+    message = next(c.message for c in status.conditions if c.type == "Ready")
+    assert "attempt 1 ended (Preempted); attempt 2, which counts as no restart" in message
+
+
 def test_backoff_doubles_and_is_computed_from_status() -> None:
     job, facts = running(a_job().with_restarts(3, backoff_s=10))
     facts = with_run(job, facts, RunState.FAILED)

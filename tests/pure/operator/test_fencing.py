@@ -65,6 +65,15 @@ def test_time_lets_the_next_attempt_go_where_nobody_can_say() -> None:
     assert state_after(job, facts, 5 + FENCE_S) == "Submitting"
 
 
+def test_a_head_that_was_told_to_go_is_given_its_grace() -> None:
+    """While it lives it speaks to its ranks, and they go on."""
+    job, facts = beheaded({})
+    old = running(a_job())[1].pods[0]
+    facts = replace(facts, pods=(*facts.pods, replace(old, deleting=True)))
+    assert state_after(job, facts, 5 + FENCE_S + 29) == "Opened"
+    assert state_after(job, facts, 5 + FENCE_S + 30) == "Submitting"
+
+
 def test_pods_that_have_ended_hold_nobody() -> None:
     job, facts = beheaded(ended(137), ended(0))
     assert state_after(job, facts, 10) == "Submitting"

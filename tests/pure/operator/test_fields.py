@@ -150,6 +150,8 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"failurePolicy": {"backoffSeconds": 1}},
         {"failurePolicy": {"backoffSeconds": 60}},
     ),
+    "preemption.graceSeconds": ({}, {"preemption": {"graceSeconds": 120}}),
+    "preemption.signal": ({}, {"preemption": {"signal": "SIGUSR1"}}),
     "hang.enabled": ({}, {"hang": {"enabled": False}}),
     "hang.minSeconds": ({}, {"hang": {"minSeconds": 60}}),
     "hang.factor": ({}, {"hang": {"factor": 10}}),

@@ -11,7 +11,7 @@ HONEST = ("no", "not yet", "as ", "the program as ")
 
 
 def named_tests() -> dict[str, str]:
-    return dict(re.findall(r"^- ([a-z]) `(tests/\S+)`$", PAGE, re.MULTILINE))
+    return dict(re.findall(r"^- ([a-zA-Z]) `(tests/\S+)`$", PAGE, re.MULTILINE))
 
 
 def rows() -> list[list[str]]:
@@ -22,7 +22,7 @@ def rows() -> list[list[str]]:
 
 
 def letters(cell: str) -> list[str]:
-    return re.findall(r"\b([a-z])\b", cell)
+    return re.findall(r"\b([a-zA-Z])\b", cell)
 
 
 def test_every_entrypoint_has_a_cell_in_every_row() -> None:

@@ -6,7 +6,6 @@ turns facts into changes of the Attempt, writes manifests and events.jsonl to th
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any, Final
 
 import ray
 
+from deepspeed_trainer import leaving
+from deepspeed_trainer.board import preemption
 from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.endpoint import ProgressServer
 from deepspeed_trainer.board.ranks import Orders, Resume, Verdict
@@ -24,9 +25,6 @@ from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.files import lacks_room
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.contract import (
-    BOARD_ACTOR,
-    BOARD_NAMESPACE,
-    PROGRESS_PORT,
     Cause,
     ContractError,
     Failure,
@@ -37,10 +35,8 @@ from deepspeed_trainer.contract import (
 )
 
 MAX_BOARDS: Final = 32
-TOKEN_ENV: Final = "RAY_AUTH_TOKEN"  # noqa: S105  the name of a variable
-PORT_ENV: Final = "DSJOB_PROGRESS_PORT"
-"""Another port than the contract's, for several clusters on one machine."""
-
+HEAD: Final = "of the head"
+"""Where a sentence names the pod that goes."""
 PUBLISH_EVERY_S: Final = 0.2
 """How often what ranks tell is made an answer of; a thousand of them come within seconds."""
 QUIET: Final = frozenset({"step", "beat", "stack"})
@@ -65,7 +61,10 @@ class Board:
             "closed": self._take_closed,
             "brought": self._take_brought,
             "save_lost": self._take_lost_save,
+            **dict.fromkeys(preemption.FACTS, self._take_preemption),
         }
+        self._pod = leaving.find_folder()
+        self._holds_pod = False
         self._server = ProgressServer(port, token, self._answers.get)
         self._server.start()
 
@@ -107,6 +106,8 @@ class Board:
         if submission_id in self._storages:
             self._storages[submission_id].finish()
         self._publish(submission_id)
+        leaving.leave(self._pod)
+        self._holds_pod = False
         return self._answers[submission_id]
 
     def note_metrics(self, submission_id: str, metrics: Mapping[str, str]) -> None:
@@ -142,9 +143,14 @@ class Board:
         Facts of a round that has ended are dropped: they would be taken for the next one's.
         """
         attempt = self._attempts[submission_id]
+        if not self._holds_pod:
+            leaving.enter(self._pod)
+            self._holds_pod = True
         begun = attempt.restarts
         for fact in facts if restart == begun else ():
             self._take(attempt, rank, fact)
+        if (grace_s := leaving.read_grace_s(self._pod)) is not None:
+            attempt.preemption.note_going(HEAD, grace_s, _now())
         if attempt.needs_resume:
             self._choose(attempt)
         orders = attempt.orders(rank, _now(), restart)
@@ -175,6 +181,11 @@ class Board:
                 self._log(attempt, "ended", rank=rank, exitCode=fact["end"]["exit_code"])
             case _:
                 attempt.take(rank, fact, _now())
+
+    def _take_preemption(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
+        attempt.preemption.take(rank, fact, _now())
+        named = {name: value for name, value in fact.items() if name != "kind"}
+        self._log(attempt, fact["kind"], rank=rank, **named)
 
     def _take_loaded(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         names = ("step", "folder", "path")
@@ -234,6 +245,7 @@ class Board:
     def _take_closed(self, attempt: Attempt, rank: int, fact: Mapping[str, Any]) -> None:
         names = ("step", "tag", "path", "blocked_s", "size_bytes")
         self._log(attempt, "saved", rank=rank, **{name: fact[name] for name in names})
+        attempt.preemption.note_closed(int(fact["number"]), fact, _now())
         refusal = attempt.saves.note_closed(rank, fact)
         if refusal is not None:
             self._log(attempt, "saveLost", rank=rank, message=refusal)
@@ -356,26 +368,6 @@ class Board:
             storage.note_event(line, _now())
         except OSError as error:
             print(f"events.jsonl: {error}", flush=True)  # noqa: T201  see above
-
-
-def open_board() -> Any:
-    """Return the actor of this cluster's board, made on the head when there is none."""
-    actor = ray.remote(Board).options(
-        name=BOARD_ACTOR,
-        namespace=BOARD_NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        num_cpus=0,
-        resources={"node:__internal_head__": 0.001},
-    )
-    port = int(os.environ.get(PORT_ENV, PROGRESS_PORT))
-    return actor.remote(port, os.environ.get(TOKEN_ENV, ""))
-
-
-def find_board() -> Any:
-    """Return the board's actor; it must have been opened by the driver."""
-    return ray.get_actor(BOARD_ACTOR, namespace=BOARD_NAMESPACE)
 
 
 def _now() -> float:

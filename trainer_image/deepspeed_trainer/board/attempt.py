@@ -8,12 +8,10 @@ complete saves committed).  Time enters as an argument, files and network are th
 from collections.abc import Mapping
 from typing import Any, Final
 
-from deepspeed_trainer.board.failures import (
-    RankEnd,
-    find_early_exit,
-)
+from deepspeed_trainer.board.failures import RankEnd, find_early_exit
 from deepspeed_trainer.board.figures import Figures
 from deepspeed_trainer.board.judgement import find_failure, find_notice
+from deepspeed_trainer.board.preemption import Preemption, Saved
 from deepspeed_trainer.board.ranks import (
     Launch,
     Orders,
@@ -54,14 +52,14 @@ class Attempt:
         self.phase = RunPhase.STARTING
         self.saves = OpenSaves(contract.world_size)
         self.resuming = Resuming(contract.world_size)
+        self.preemption = Preemption(contract)
         self.checkpoint: SavedCheckpoint | None = None
         self.room = Room()
         self.versions: dict[str, str] = {}
         self._rounds = Rounds(contract)
         self._vigil = Vigil(contract)
         self._ranks: dict[int, RankState] = {}
-        self._before: dict[int, RankState] = {}
-        """The ranks of the round before."""
+        self._before: dict[int, RankState] = {}  # the ranks of the round before
         self._figures = Figures()
         self._resumed_from: ResumedFrom | None = None
         self._overrides: list[str] = []
@@ -70,8 +68,7 @@ class Attempt:
         self._round_failure: Failure | None = None
         self._is_judged = False
         self._first_end_at: float | None = None
-        self._looked_at = float("-inf")
-        self._has_verdict = False
+        self._looked_at, self._has_verdict = float("-inf"), False
         self._launches: dict[int, Launch] = {}
         self._updated_at = now
 
@@ -137,6 +134,7 @@ class Attempt:
         self._updated_at = now
         state = self._ranks[rank]
         state.steps, state.begun = int(fact["done"]), int(fact["begun"])
+        self.preemption.note_steps(rank, state.steps, now)
         first, is_new = fact.get("first"), state.first_step is None
         if first is not None and is_new:
             state.first_step = int(first)
@@ -201,6 +199,7 @@ class Attempt:
         self.checkpoint = SavedCheckpoint(save.step, save.tag, save.path, now)
         self.room.note_committed(save.number)
         self.resuming.note_saved(save.unresizable)
+        self.preemption.note_committed(save.number, now)
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
@@ -245,8 +244,7 @@ class Attempt:
         """Everything has ended: find the cause."""
         self._updated_at = now
         self.note_lost(verdict.lost)
-        if self._failure is None:
-            self._failure = self._find_failure(verdict)
+        self._failure = self._failure or self._find_failure(verdict)
         self.phase = RunPhase.FAILED if self._failure else RunPhase.SUCCEEDED
 
     # What goes out.
@@ -261,10 +259,12 @@ class Attempt:
         if restart is not None and restart != self.restarts:
             is_worker = self.contract.entrypoint.kind.is_in_process
             return Orders(must_stop=is_worker, go_again=not is_worker)
+        saved = Saved.of(self.checkpoint, self._resumed_from, is_pending=self.saves.is_waiting)
+        self._failure = self._failure or self.preemption.look(self._ranks, saved, now)
         if self._end_round_of_supervisors(now):
             return Orders(go_again=True)
-        hang = self._vigil.look(rank, now) if self._is_complete else None
-        self._round_failure = self._round_failure or hang
+        if self._is_complete and not self.preemption.is_on:  # who waits for the end does not hang
+            self._round_failure = self._round_failure or self._vigil.look(rank, now)
         must_stop = self._must_stop(now)
         return Orders(
             launch=None if must_stop else self._launch_when_ready(rank, now),
@@ -274,6 +274,7 @@ class Attempt:
             upload=self.saves.choose_upload(),
             newest_save=self.saves.newest,
             dump=self._vigil.dump_for(rank),
+            save=self.preemption.order,
         )
 
     def _launch_when_ready(self, rank: int, now: float) -> Launch | None:
@@ -321,8 +322,8 @@ class Attempt:
         """Once all ranks of a round have ended, begin another one if that may be; True when so."""
         if self._failure is not None or self._is_judged or self.saves.is_waiting:
             return False
-        ended = self._count_ended()
-        if self.contract.entrypoint.kind.is_in_process or ended < self.contract.world_size:
+        is_in_process = self.contract.entrypoint.kind.is_in_process
+        if is_in_process or self._count_ended() < self.contract.world_size:
             return False
         failure = self._find_failure(Verdict())
         self._is_judged = failure is None or not self._rounds.may_follow(failure)
@@ -338,6 +339,7 @@ class Attempt:
         self.saves = OpenSaves(self.contract.world_size)
         self.resuming.begin_round()
         self._vigil.restart()
+        self.preemption.begin_round()
         self._round_failure = self._first_end_at = None
         self._looked_at, self._has_verdict = float("-inf"), False
         self._updated_at = now
@@ -368,9 +370,7 @@ class Attempt:
         )
 
     def _must_stop(self, now: float) -> bool:
-        if (self._failure or self._round_failure) is not None:
-            return True
-        if self._has_verdict:
+        if (self._failure or self._round_failure) is not None or self._has_verdict:
             return True
         if self._first_end_at is None or now - self._first_end_at < SETTLE_S:
             return False
@@ -394,6 +394,6 @@ class Attempt:
         return self._round_failure or find_failure(self.contract, self._ranks, verdict)
 
     def _notice(self) -> str | None:
-        own = (*self.resuming.notices, self._advice)
+        own = (self.preemption.notice, *self.resuming.notices, self._advice)
         told = (find_notice(self._ranks), *own, self.saves.find_notice(), self._vigil.find_notice())
         return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None

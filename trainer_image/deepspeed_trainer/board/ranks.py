@@ -48,6 +48,15 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveOrder:
+    """A save that all ranks shall make after one optimizer step, because a pod goes."""
+
+    step: int
+    is_agreed: bool
+    """Whether all ranks have said that they will; until then another step may be named."""
+
+
+@dataclass(frozen=True, slots=True)
 class Orders:
     """The head's answer to a rank: start with `launch`, stop the program, or return.
 
@@ -66,6 +75,8 @@ class Orders:
     """Saves before this one are not asked for any more, but for `upload`."""
     dump: DumpOrder | None = None
     """A stack dump that is wanted of the rank."""
+    save: SaveOrder | None = None
+    """A save to make before the ranks are stopped."""
 
 
 @dataclass(frozen=True, slots=True)

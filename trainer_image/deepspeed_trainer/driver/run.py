@@ -132,7 +132,7 @@ class BoardOfRun:
     def __init__(self, contract: RunContract) -> None:
         import ray  # noqa: PLC0415  after set_ray_env
 
-        from deepspeed_trainer.board.actor import open_board  # noqa: PLC0415
+        from deepspeed_trainer.board.lookup import open_board  # noqa: PLC0415
 
         ray.init(address="auto")
         self._ray = ray

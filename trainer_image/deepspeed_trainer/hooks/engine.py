@@ -15,6 +15,8 @@ from deepspeed_trainer.hooks.guard import Guard
 from deepspeed_trainer.hooks.heartbeat import Heartbeat
 from deepspeed_trainer.hooks.meter import format_decimal
 from deepspeed_trainer.hooks.models import ModelWatch
+from deepspeed_trainer.hooks.orderpage import OrderPage
+from deepspeed_trainer.hooks.orders import SaveOrders
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import Patch
 from deepspeed_trainer.hooks.saves import WRITER_MODULE, SaveWatch
@@ -29,12 +31,20 @@ SAVES: Final = ("save_checkpoint", "save_16bit_model")
 class EngineWatch:
     """Follows what a rank's engine does and reports it."""
 
-    def __init__(self, rank: int, report: Report, open_page: Callable[[], Page]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        report: Report,
+        open_page: Callable[[], Page],
+        orders: OrderPage | None = None,
+        preemption_signal: str = "",
+    ) -> None:
         self._rank = rank
         self._report = report
         self._heartbeat = Heartbeat(open_page, report)
         self._steps = StepWatch(rank, report, self._heartbeat)
         self._saves = SaveWatch(rank, report, self._steps)
+        self._orders = SaveOrders(report, self._steps, self._saves, orders, preemption_signal)
         self._models = ModelWatch(rank, report)
         self._settings = SettingsWatch(rank, report)
 
@@ -45,6 +55,7 @@ class EngineWatch:
             "deepspeed.monitor.monitor": self.patch_monitor,
             "deepspeed": self._settings.patch,
             WRITER_MODULE: self._saves.patch_writer,
+            "transformers.trainer_callback": self._orders.patch_transformers,
         }
         if makes_group:
             group = partial(_patch_group, self._report)
@@ -62,6 +73,7 @@ class EngineWatch:
         """Wrap the engine's methods."""
         self._steps.patch(module.DeepSpeedEngine)
         self._saves.patch(module.DeepSpeedEngine)
+        self._orders.patch_engine(module.DeepSpeedEngine)
         self._models.patch(module.DeepSpeedEngine)
         for name in filter(partial(hasattr, module.DeepSpeedEngine), SAVES):
             self._heartbeat.around(module.DeepSpeedEngine, name, Phase.SAVE)

@@ -18,7 +18,7 @@ from ray.train.v2._internal.execution import train_fn_utils
 from ray.train.v2._internal.execution.context import get_train_context
 from typing_extensions import override
 
-from deepspeed_trainer.board.actor import find_board
+from deepspeed_trainer.board.lookup import find_board
 from deepspeed_trainer.hooks.meter import format_decimal
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.wire import Report

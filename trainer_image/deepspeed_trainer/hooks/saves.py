@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -47,6 +48,7 @@ class SaveWatch:
         self._is_open = False
         self._saved: dict[Path, int] = {}
         self._has_stepped = False
+        self._saved_at = -1
         steps.before_step = self._note_step_begins
 
     def patch(self, engine: Any) -> None:
@@ -63,6 +65,10 @@ class SaveWatch:
     def describe_sizes(self, engine: Any) -> Mapping[str, Any]:
         """Return what a checkpoint's manifest says about other numbers of ranks; never raises."""
         return self._guard.call(_describe_sizes, engine) or {}
+
+    def has_saved(self, step: int) -> bool:
+        """Return whether the last save was made after this step."""
+        return self._saved_at == step
 
     def close(self) -> None:
         """Say that nothing is added to the save before; waits until its files are held."""
@@ -90,12 +96,13 @@ class SaveWatch:
             named = str(tag) if tag is not None else f"global_step{engine.global_steps}"
             folder = Path(os.path.abspath(save_dir))  # noqa: PTH100  keeps links
             self._guard.call(self._begin_save, folder, named)
+            began = time.monotonic()
             result = save(engine, save_dir, tag, *args, **kw)
             if self._guard.call(self._skip_without_room, folder, named):
                 return result
             if engine.dsjob_write_beside is not None:
                 engine.dsjob_write_beside()
-            self._guard.call(self._note_saved, engine, folder, named)
+            self._guard.call(self._note_saved, engine, folder, named, time.monotonic() - began)
             return result
 
         return save_and_tell
@@ -121,12 +128,16 @@ class SaveWatch:
         self._report({**self._describe(folder, tag), "zero_stage": 0, "lacks": reason})
         return True
 
-    def _note_saved(self, engine: Any, folder: Path, tag: str) -> None:
+    def _note_saved(self, engine: Any, folder: Path, tag: str, wrote_s: float) -> None:
         self._is_open = True
-        self._saved[folder / tag] = self._steps.done
+        self._saved[folder / tag] = self._saved_at = self._steps.done
         zero_stage = int(engine.zero_optimization_stage())
-        sizes = self.describe_sizes(engine)
-        self._report({**self._describe(folder, tag), "zero_stage": zero_stage, **sizes})
+        more = {
+            "zero_stage": zero_stage,
+            "wrote_s": round(wrote_s, 6),
+            **self.describe_sizes(engine),
+        }
+        self._report({**self._describe(folder, tag), **more})
 
     def _describe(self, folder: Path, tag: str) -> dict[str, Any]:
         return {

@@ -29,6 +29,11 @@ class StepWatch:
         """The optimizer step that was done last, those before a resume included."""
         self.before_step: Callable[[], None] = lambda: None
         """Called when an optimizer step begins."""
+        self.before_counted_step: Callable[[], None] = lambda: None
+        self.after_counted_step: Callable[[], None] = lambda: None
+        """Called around those of the engine that counts."""
+        self.between_steps: Callable[[], None] = lambda: None
+        """Called when an optimizer step returns; what it raises the program meets."""
         self._rank = rank
         self._report = report
         self.heartbeat = heartbeat
@@ -76,13 +81,14 @@ class StepWatch:
 
         @functools.wraps(step)
         def counted_step(*args: Any, **kwargs: Any) -> Any:
-            self._guard.call(self._note_step_begins)
+            self._guard.call(self._note_step_begins, this())
             self.heartbeat.enter(Phase.STEP)
             try:
                 result = step(*args, **kwargs)
             finally:
                 self.heartbeat.leave()
             self._guard.call(self._note_step_of, this())
+            self.between_steps()
             return result
 
         engine.optimizer.step = counted_step
@@ -122,8 +128,10 @@ class StepWatch:
             self._begun = self.done + 1
             self._report({"kind": "step", "done": self.done, "begun": self._begun})
 
-    def _note_step_begins(self) -> None:
+    def _note_step_begins(self, engine: Any) -> None:
         self.before_step()
+        if engine is self._counted():
+            self.before_counted_step()
 
     def _note_step(self, engine: Any) -> None:
         self.done += 1
@@ -143,6 +151,7 @@ class StepWatch:
         if self.done == self._base + 1:
             fact["first"] = self.done
         self._report(fact)
+        self.after_counted_step()
 
 
 def _nobody() -> None:

@@ -16,8 +16,10 @@ SUPERVISOR_ENV: Final = "DSJOB_SUPERVISOR_PID"
 PROGRAM_ENV: Final = "DSJOB_DRIVER_PROGRAM"
 """Set for the process of a driver program, which is no rank."""
 PAGE_FILE: Final = "heartbeat"
+ORDERS_FILE: Final = "orders"
 STACKS_FILE: Final = "stacks"
-"""Beside the socket: the heartbeat page, and where stacks are dumped (see `page`, `stackdump`)."""
+"""Beside the socket: the heartbeat page, the order page, and where stacks are dumped (see `page`,
+`orderpage`, `stackdump`)."""
 DESCENDANTS_ENV: Final = "DSJOB_HOOK_DESCENDANTS"
 """Set for a command, which may start Python itself: hooks go into all that it starts."""
 

@@ -6,7 +6,7 @@ waits for the device; tests/trainer runs it against the pinned version.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,21 @@ import torch
 from deepspeed_trainer.fingerprint.order import Layout
 
 Call = Callable[..., Any]
+
+
+class NoOrders:
+    """Stands for the job's orders where a program runs by itself."""
+
+    def offer(self, saver: str) -> None:
+        """Nobody asks for saves."""
+
+    def meet(self, save: Callable[[], None]) -> None:
+        """No save is ordered."""
+
+
+def orders_of(engine: Any) -> Any:
+    """Return the saves that a job may order: the trainer's hook where there is one."""
+    return getattr(type(engine), "dsjob_orders", None) or NoOrders()
 
 
 def layout_of(engine: Any) -> Layout:
@@ -64,12 +79,12 @@ def follow(engine: Any, note_loss: Callable[[Any], None], note_step: Callable[[]
 
 def add_to_saves(
     engine: Any,
-    describe: Callable[[], dict[str, Any]],
+    describe: Callable[[Mapping[str, Any]], dict[str, Any]],
     write: Callable[[Path], None],
     *,
     in_job: bool,
 ) -> None:
-    """Let every save carry `describe()` in its client_state and what `write(folder)` writes.
+    """Let every save carry what `describe(client_state)` says and what `write(folder)` writes.
 
     Outside a job `write` comes first: DeepSpeed moves `latest` at its end, and what `latest` names
     shall be whole.  In a job the tag's folder may lead to another attempt's checkpoint until the
@@ -81,7 +96,7 @@ def add_to_saves(
     def save_with_state(
         save_dir: Any, tag: Any = None, client_state: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        state = {**(client_state or {}), **describe()}
+        state = {**(client_state or {}), **describe(client_state or {})}
         named = str(tag) if tag is not None else f"global_step{engine.global_steps}"
         folder = Path(save_dir).absolute() / named
         if hasattr(type(engine), "dsjob_write_beside"):

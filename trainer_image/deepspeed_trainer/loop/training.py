@@ -24,6 +24,7 @@ from deepspeed_trainer.loop.engine import (
     follow_loads,
     gradient_norm,
     layout_of,
+    orders_of,
 )
 from deepspeed_trainer.loop.journal import Journal
 from deepspeed_trainer.loop.state import (
@@ -34,6 +35,7 @@ from deepspeed_trainer.loop.state import (
     seed_everything,
 )
 
+SAVER: Final = "deepspeed_trainer.loop"
 STATE_KEY: Final = "dsjob_loop"
 """In the client_state of a save: what all ranks share."""
 
@@ -81,6 +83,8 @@ class Loop:
         in_job = CHECKPOINT_DIR_ENV in os.environ
         add_to_saves(engine, self._describe, self._write_sidecar, in_job=in_job)
         follow_loads(engine, self._note_loaded)
+        self._orders = orders_of(engine)
+        self._orders.offer(SAVER)
 
     @property
     def epoch(self) -> int:
@@ -112,7 +116,8 @@ class Loop:
     def save(self, client_state: Mapping[str, Any] | None = None, tag: str | None = None) -> None:
         """Save engine and loop into `folder`; all ranks call it, after `engine.step()`.
 
-        The tag is step<N> by default.
+        The tag is step<N> by default.  A program that keeps a client_state of its own is not
+        asked to save when its pod is told to go: only it knows what to keep.
         """
         self._engine.save_checkpoint(
             str(self.folder), tag or f"step{self.step}", dict(client_state or {})
@@ -129,7 +134,7 @@ class Loop:
             ValueError: the save read another data set, or in another order.
         """
         _, client_state = self._engine.load_checkpoint(str(self.folder))
-        return {name: value for name, value in (client_state or {}).items() if name != STATE_KEY}
+        return _own_part(client_state)
 
     # Steps.
 
@@ -144,11 +149,14 @@ class Loop:
         ):
             if len(self._handed_out) == self._layout.micro_batch * self._layout.accumulation:
                 self._require_whole_step("a further batch was asked for")
+            if not self._handed_out:
+                self._orders.meet(self.save)
             if self._restore is not None:
                 self._restore()
                 self._restore = None
             self._handed_out.extend(ids)
             yield batch
+        self._orders.meet(self.save)
 
     def _note_step(self) -> None:
         wanted = self._layout.micro_batch * self._layout.accumulation
@@ -184,8 +192,9 @@ class Loop:
 
     # Saves and loads.
 
-    def _describe(self) -> dict[str, Any]:
+    def _describe(self, client_state: Mapping[str, Any]) -> dict[str, Any]:
         """Return what all ranks share, at the beginning of a save."""
+        self._stop_offering(client_state)
         self._require_whole_step("engine.save_checkpoint was called")
         self._flush()  # a save that is cut short leaves the record of what led to it
         return {
@@ -196,6 +205,11 @@ class Loop:
                 **self._describe_order(),
             }
         }
+
+    def _stop_offering(self, client_state: Any) -> None:
+        """What a program keeps beside the loop's only the program can save."""
+        if _own_part(client_state):
+            self._orders.offer("")
 
     def _describe_order(self) -> dict[str, Any]:
         order = self._order
@@ -217,6 +231,7 @@ class Loop:
         self._has_loaded, self._has_begun = True, False
         self._handed_out.clear()
         self._losses.clear()
+        self._stop_offering(client_state)
         state = (client_state or {}).get(STATE_KEY)
         if folder is None or state is None:
             self.step = self.samples = 0
@@ -275,6 +290,10 @@ class Loop:
         in_attempt = CHECKPOINT_DIR_ENV in os.environ
         base = Path(os.environ[CHECKPOINT_DIR_ENV]).parent if in_attempt else self.folder
         return base / FOLDER / f"rank-{self._rank:05d}.jsonl"
+
+
+def _own_part(client_state: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (client_state or {}).items() if name != STATE_KEY}
 
 
 def _choose_folder(folder: str | os.PathLike[str] | None) -> Path:

@@ -21,9 +21,11 @@ from typing import Any
 import ray.train
 import torch.distributed
 
+from deepspeed_trainer import leaving
 from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.engine import EngineWatch
+from deepspeed_trainer.hooks.orderpage import OrderPage
 from deepspeed_trainer.hooks.page import Page
 from deepspeed_trainer.hooks.patching import PatchOnImport
 from deepspeed_trainer.hooks.reports import answer_for
@@ -56,6 +58,11 @@ def run_train_loop(
 
 
 def _run_rank(contract: RunContract, restart: int, call: Callable[[], Any]) -> Any:
+    with leaving.tenancy(leaving.find_folder()):
+        return _train(contract, restart, call)
+
+
+def _train(contract: RunContract, restart: int, call: Callable[[], Any]) -> Any:
     rank = ray.train.get_context().get_world_rank()
     agent = _Agent(contract, rank, restart)
     launch, resumed = agent.wait_for_start()
@@ -87,7 +94,8 @@ class _Agent:
         self._thread = threading.Thread(target=self._talk, name="board", daemon=True)
         page = Page.anonymous()
         self._vitals = Vitals(contract, rank, page, self._facts.keeper.bring_log)
-        self._watch = EngineWatch(rank, self._facts.put, lambda: page)
+        self._orders = OrderPage.anonymous()
+        self._watch = EngineWatch(rank, self._facts.put, lambda: page, self._orders)
         PatchOnImport(self._watch.patches(), self._facts.put).install()
 
     def wait_for_start(self) -> tuple[Launch, Resumed]:
@@ -120,6 +128,8 @@ class _Agent:
     def _sync(self, *last: Fact) -> Orders:
         orders = self._link.sync([*self._facts.drain(), *last])
         self._facts.keeper.obey(orders.upload, orders.newest_save)
+        if orders.save is not None:
+            self._orders.write(orders.save.step, is_agreed=orders.save.is_agreed)
         return orders
 
     def _talk(self) -> None:

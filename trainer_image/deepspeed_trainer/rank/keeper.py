@@ -287,6 +287,7 @@ class Keeper:
             "path": save.path,
             "report": "paths" in save.fact,
             "blocked_s": round(save.blocked_s, 6),
+            "wrote_s": save.fact.get("wrote_s", 0.0),
             "size_bytes": size,
             "batch": save.fact.get("batch"),
             "unresizable": save.fact.get("unresizable", NOT_LOOKED_AT),

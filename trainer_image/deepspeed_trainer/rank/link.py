@@ -13,7 +13,8 @@ from typing import Any, Final
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError
 
-from deepspeed_trainer.board.actor import find_board
+from deepspeed_trainer import leaving
+from deepspeed_trainer.board.lookup import find_board
 from deepspeed_trainer.board.ranks import Orders
 from deepspeed_trainer.contract import POD_NAME_ENV, POD_UID_ENV, RunContract
 from deepspeed_trainer.rank.facts import Fact
@@ -43,15 +44,24 @@ class BoardLink:
         self._contract = contract
         self._rank = rank
         self._restart = restart
+        self._pod = leaving.find_folder()
+        self._has_told = False
 
     def sync(self, facts: Sequence[Fact]) -> Orders:
-        """Hand over facts and return the orders.
+        """Hand over facts, also that the pod was told to go, and return the orders.
 
         Raises:
             HeadSilent: no answer within the contract's deadman_s; the rank must die.
             ray.exceptions.RayError: the board is gone or does not know this run; the same.
         """
-        orders = self._ask(self._board.sync, self._rank, self._restart, list(facts))
+        told = list(facts)
+        grace_s = None if self._has_told else leaving.read_grace_s(self._pod)
+        if grace_s is not None:
+            self._has_told = True
+            pod = os.environ.get(POD_NAME_ENV, "")
+            told.append({"kind": "going", "pod": pod, "grace_s": grace_s})
+        with leaving.asking(self._pod):
+            orders = self._ask(self._board.sync, self._rank, self._restart, told)
         assert isinstance(orders, Orders)  # noqa: S101  the board is ours
         return orders
 

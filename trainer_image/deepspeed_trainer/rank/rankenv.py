@@ -21,6 +21,7 @@ from deepspeed_trainer.contract import (
     CHECKPOINT_DIR_ENV,
     DEEPSPEED_CONFIG_ENV,
     MICRO_BATCH_ENV,
+    PREEMPTION_SIGNAL_ENV,
     RESTART_ENV,
     RUN_ENV,
     STACKS_DIR,
@@ -53,6 +54,8 @@ def job_env(contract: RunContract, config_path: Path | None, restart: int = 0) -
         RUN_ENV: contract.run,
         CHECKPOINT_DIR_ENV: str(program_checkpoint_dir(contract)),
     }
+    if contract.preemption_signal:
+        env[PREEMPTION_SIGNAL_ENV] = contract.preemption_signal
     if config_path is not None:
         env[DEEPSPEED_CONFIG_ENV] = str(config_path)
     batch = read_batch(contract.deepspeed_config or {}, contract.world_size)

@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import ray.train
 
+from deepspeed_trainer import leaving
 from deepspeed_trainer.board.ranks import Launch, Orders
 from deepspeed_trainer.contract import Cause, EntrypointKind, RunContract
+from deepspeed_trainer.hooks.orderpage import OrderPage
 from deepspeed_trainer.hooks.resumed import Resumed
-from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, SOCKET_ENV, SUPERVISOR_ENV
+from deepspeed_trainer.hooks.wire import DESCENDANTS_ENV, ORDERS_FILE, SOCKET_ENV, SUPERVISOR_ENV
 from deepspeed_trainer.rank import rankenv
 from deepspeed_trainer.rank.child import ChildProcess
 from deepspeed_trainer.rank.cores import TooFewCores, find_share, name_threads
@@ -47,7 +49,11 @@ LOGS_EVERY_S: Final = 60.0
 def supervise(config: Mapping[str, Any]) -> None:
     """Run one rank to its end, round after round; `config` holds the contract as JSON."""
     contract = RunContract.from_json(config["contract"])
-    rank = ray.train.get_context().get_world_rank()
+    with leaving.tenancy(leaving.find_folder()):
+        _supervise(contract, ray.train.get_context().get_world_rank())
+
+
+def _supervise(contract: RunContract, rank: int) -> None:
     for restart in itertools.count():
         supervisor = Supervisor(contract, rank, restart)
         try:
@@ -74,6 +80,7 @@ class Supervisor:
         self._logs_brought_at = monotonic()
         self._folder = Path(tempfile.mkdtemp(prefix="dsjob-"))
         self._port = reserve_port()
+        self._orders = OrderPage.create(self._folder / ORDERS_FILE)
         self._ear = HookEar(self._folder / "hook", self._facts.put)
         self._vitals = Vitals(contract, rank, self._folder, self._facts.keeper.bring_log)
 
@@ -114,6 +121,8 @@ class Supervisor:
         """Hand over what is new, and bring to the storage what the board asks for."""
         orders = self._link.sync([*self._facts.drain(), *last])
         self._facts.keeper.obey(orders.upload, orders.newest_save)
+        if orders.save is not None:
+            self._orders.write(orders.save.step, is_agreed=orders.save.is_agreed)
         if monotonic() - self._logs_brought_at > LOGS_EVERY_S:
             self._bring_logs()
         return orders
@@ -176,8 +185,11 @@ class Supervisor:
     def _follow(self, child: ChildProcess) -> RankEnding:
         try:
             while (code := child.wait(self._tick_s)) is None:
-                if self._talk().must_stop:
-                    child.stop(self._contract.stop_grace_s)
+                orders = self._talk()
+                if orders.must_stop:
+                    # A rank that waits after its save has nothing to finish.
+                    waits = orders.save is not None and orders.save.is_agreed
+                    child.stop(0 if waits else self._contract.stop_grace_s)
         except BaseException:
             child.kill()
             raise

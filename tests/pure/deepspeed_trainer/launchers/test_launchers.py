@@ -30,6 +30,7 @@ def read(line: str) -> LaunchRequest:
     [
         ("deepspeed train.py", 2, 2),
         ("deepspeed --hostfile=absent train.py", 2, 2),
+        ("deepspeed --hostfile /job/hostfile train.py", 2, 2),
         ("deepspeed -H hosts train.py", 2, 4),
         ("deepspeed --hostfile hosts --include worker-2 train.py", 1, 4),
         ("deepspeed --hostfile hosts -i worker-1:0,1@worker-2:2,3 train.py", 2, 2),
