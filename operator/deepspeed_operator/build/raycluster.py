@@ -9,7 +9,8 @@ from typing import Any
 
 from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobFacts
-from deepspeed_operator.api.types import DeepSpeedJobSpec
+from deepspeed_operator.api.types import DeepSpeedJobSpec, RunCode
+from deepspeed_operator.build.code import add_fetcher
 from deepspeed_operator.build.pods import build_head_pod, build_worker_pod
 from deepspeed_operator.build.sizing import PodSizes, derive_head_sizes, derive_worker_sizes
 from deepspeed_trainer import contract
@@ -44,9 +45,17 @@ def build_labels(job: JobFacts) -> dict[str, str]:
 
 
 def build_raycluster(
-    job: JobFacts, spec: DeepSpeedJobSpec, cluster: str, image: str
+    job: JobFacts,
+    spec: DeepSpeedJobSpec,
+    cluster: str,
+    image: str,
+    *,
+    trainer_image: str | None = None,
+    frozen: RunCode | None = None,
 ) -> dict[str, Any]:
     """Return the RayCluster: a head without work and one worker pod a node.
+
+    `trainer_image` fetches the code (default `image`), which is `frozen` once an attempt had it.
 
     Raises:
         InvalidJob: sizes that cannot be.
@@ -57,6 +66,14 @@ def build_raycluster(
     worker_pod = build_worker_pod(spec, image, worker_sizes, cluster=cluster)
     for pod in (head_pod, worker_pod):
         pod["metadata"] = {"labels": labels}
+        add_fetcher(
+            pod["spec"],
+            job,
+            spec,
+            image=trainer_image or image,
+            is_head=pod is head_pod,
+            frozen=frozen,
+        )
     return {
         "apiVersion": names.RAY_API_VERSION,
         "kind": "RayCluster",

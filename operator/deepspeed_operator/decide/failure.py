@@ -14,12 +14,19 @@ from deepspeed_trainer.contract import REMEDIES, Remedy, derive_backoff_s
 
 HOPELESS = frozenset(
     {cause for cause, remedy in REMEDIES.items() if remedy is Remedy.NONE}
-    | {Reason.IMAGE_PULL_FAILED}
+    | {Reason.IMAGE_PULL_FAILED, Reason.CODE_REFUSED}
 )
 """Causes that the same program on the same image meets again."""
 
 CLUSTER_UNUSABLE = frozenset(
-    {Reason.HEAD_LOST, Reason.CLUSTER_LOST, Reason.POD_FAILED, Reason.IMAGE_PULL_FAILED}
+    {
+        Reason.HEAD_LOST,
+        Reason.CLUSTER_LOST,
+        Reason.POD_FAILED,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.CODE_REFUSED,
+        Reason.CODE_UNAVAILABLE,
+    }
 )
 """Causes after which a new attempt needs a new RayCluster."""
 
