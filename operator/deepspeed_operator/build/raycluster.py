@@ -61,19 +61,14 @@ def build_raycluster(
         InvalidJob: sizes that cannot be.
     """
     head_sizes, worker_sizes = derive_head_sizes(spec), derive_worker_sizes(spec)
-    labels = build_labels(job)
     head_pod = build_head_pod(spec, image, head_sizes)
     worker_pod = build_worker_pod(spec, image, worker_sizes, cluster=cluster)
+    labels = build_labels(job)
     for pod in (head_pod, worker_pod):
         pod["metadata"] = {"labels": labels}
-        add_fetcher(
-            pod["spec"],
-            job,
-            spec,
-            image=trainer_image or image,
-            is_head=pod is head_pod,
-            frozen=frozen,
-        )
+    fetcher_image = trainer_image or image
+    add_fetcher(head_pod["spec"], job, spec, image=fetcher_image, is_head=True, frozen=frozen)
+    add_fetcher(worker_pod["spec"], job, spec, image=fetcher_image, is_head=False, frozen=frozen)
     return {
         "apiVersion": names.RAY_API_VERSION,
         "kind": "RayCluster",
@@ -93,20 +88,24 @@ def build_raycluster(
                 "rayStartParams": _build_start_params(head_sizes),
                 "template": head_pod,
             },
-            "workerGroupSpecs": [
-                {
-                    "groupName": WORKER_GROUP,
-                    "replicas": spec.nodes,
-                    "minReplicas": spec.nodes,
-                    "maxReplicas": spec.nodes,
-                    "rayStartParams": {
-                        **_build_start_params(worker_sizes),
-                        "resources": _quote({contract.RANK_RESOURCE: spec.gpus_per_node}),
-                    },
-                    "template": worker_pod,
-                }
-            ],
+            "workerGroupSpecs": [_build_workers(spec, worker_sizes, worker_pod)],
         },
+    }
+
+
+def _build_workers(
+    spec: DeepSpeedJobSpec, sizes: PodSizes, template: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "groupName": WORKER_GROUP,
+        "replicas": spec.nodes,
+        "minReplicas": spec.nodes,
+        "maxReplicas": spec.nodes,
+        "rayStartParams": {
+            **_build_start_params(sizes),
+            "resources": _quote({contract.RANK_RESOURCE: spec.gpus_per_node}),
+        },
+        "template": template,
     }
 
 

@@ -1,9 +1,19 @@
 """From an opened attempt to a run that is handed over to the head: what waits for what."""
 
+from dataclasses import replace
+from typing import Any
+
 from deepspeed_operator.api.types import DeepSpeedJobStatus
 from deepspeed_operator.decide.actions import ApplyObject, EnsureToken, SubmitRun
-from deepspeed_trainer.contract import CONTRACT_ENV, RunContract
-from tests.support.builders import a_cluster, a_job, a_pod, observed, ready_pods
+from deepspeed_trainer.contract import (
+    CODE_ENV,
+    CONTRACT_ENV,
+    CodeOrder,
+    CodeReport,
+    FrozenCode,
+    RunContract,
+)
+from tests.support.builders import JobBuilder, a_cluster, a_job, a_pod, observed, ready_pods
 from tests.support.passes import cluster_name, decide, opened, status_of, submitting
 
 
@@ -58,3 +68,64 @@ def test_run_is_never_handed_to_another_head_than_the_recorded_one() -> None:
     other = a_pod(facts.pods[0].cluster, "head", 7)
     plan = decide(job, observed(clusters=facts.clusters, pods=(other, *facts.pods[1:])))
     assert not any(isinstance(a, SubmitRun) for a in plan.actions)
+
+
+FROZEN = FrozenCode(kind="git", sha256="a" * 64, size_bytes=10240, commit="c" * 40)
+FROM_GIT = {"git": {"url": "https://git.example/team/code.git", "secretRef": {"name": "git"}}}
+
+
+def built_cluster(job: JobBuilder) -> dict[str, Any]:
+    """The RayCluster that the next pass makes."""
+    (made,) = [a for a in decide(job, observed()).actions if isinstance(a, ApplyObject)]
+    return dict(made.body)
+
+
+def orders(cluster: dict[str, Any]) -> list[CodeOrder]:
+    """What the fetchers of head and workers are told."""
+    found = []
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        (fetcher,) = group["template"]["spec"]["initContainers"]
+        env = {each["name"]: each["value"] for each in fetcher["env"]}
+        found.append(CodeOrder.from_json(env[CODE_ENV]))
+    return found
+
+
+def test_a_run_names_its_code_and_later_attempts_are_told_to_have_the_same() -> None:
+    job = opened(a_job().with_restarts(1).with_spec(code=FROM_GIT))
+    head, worker = orders(built_cluster(job))
+    assert (head.makes_copy, worker.makes_copy) == (True, False)
+    assert (head.expected, head.ref, head.secret) == ("", "HEAD", "git")
+    name = cluster_name(job)
+    fetched, *others = ready_pods(name)
+    pods = (replace(fetched, code=CodeReport(frozen=FROZEN)), *others)
+    job = job.with_status(decide(job, observed(clusters=(a_cluster(name),), pods=pods)).status)
+    [code] = [job.build().status["run"]["code"]]
+    assert code["commit"] == FROZEN.commit
+    assert code["path"] == f"{head.folder}/{FROZEN.sha256}.tar"
+    assert code["path"].startswith(job.build().status["run"]["storagePath"])
+    # The head is lost: another attempt, on another cluster, with the same code.
+    job = job.with_status(decide(job, observed(clusters=(a_cluster(name),)), 1).status)
+    job = job.with_status(decide(job, observed(), 2).status)
+    assert job.build().status["run"]["code"] == code
+    assert [order.expected for order in orders(built_cluster(job))] == [FROZEN.sha256] * 2
+
+
+def test_the_fetcher_alone_sees_the_credentials() -> None:
+    cluster = built_cluster(opened(a_job().with_spec(code=FROM_GIT)))
+    head = cluster["spec"]["headGroupSpec"]["template"]["spec"]
+    (worker,) = (g["template"]["spec"] for g in cluster["spec"]["workerGroupSpecs"])
+    (fetcher,), (main,) = head["initContainers"], head["containers"]
+    assert "code-secret" in {mount["name"] for mount in fetcher["volumeMounts"]}
+    assert "code-secret" not in {mount["name"] for mount in main["volumeMounts"]}
+    assert "code-secret" not in {volume["name"] for volume in worker["volumes"]}
+    assert fetcher["securityContext"] == main["securityContext"]
+    (code,) = [m for m in main["volumeMounts"] if m["name"] == "code"]
+    assert code == {"name": "code", "mountPath": "/mnt/code", "readOnly": True}
+    assert main["workingDir"] == "/mnt/code"
+
+
+def test_code_without_storage_is_refused_even_by_an_old_api_server() -> None:
+    job = a_job().without("storage").with_spec(code=FROM_GIT, nodes=1)
+    plan = decide(opened(job), observed())
+    assert "spec.storage" in plan.sentence
