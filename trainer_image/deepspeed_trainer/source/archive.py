@@ -45,14 +45,33 @@ def _bring(order: CodeOrder, secret: Secret, archive: Path) -> str:
     """Make the archive a local file of our own; returns its checksum."""
     if order.uri.startswith("https://"):
         return _download(order.uri, secret, archive)
-    folder, _, name = order.uri.rpartition("/")
     try:
         if order.uri.startswith(_STORAGE):
             path = order.uri.removeprefix(_STORAGE)
             return _bring_from_storage(order.storage, path, archive)
-        return BucketStore.from_uri(folder, secret.all_texts()).fetch(name, archive)
+        return _bring_from_bucket(order.uri, secret, archive)
     except FileNotFoundError as error:
         raise CodeRefused(f"{_FIELD}.uri: there is no {order.uri}") from error
+
+
+def _bring_from_bucket(uri: str, secret: Secret, archive: Path) -> str:
+    from obstore.exceptions import (  # noqa: PLC0415  volumes need no such package
+        PermissionDeniedError,
+        UnauthenticatedError,
+    )
+
+    folder, _, name = uri.rpartition("/")
+    try:
+        return BucketStore.from_uri(folder, secret.all_texts()).fetch(name, archive)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if isinstance(error.__cause__, PermissionDeniedError | UnauthenticatedError):
+            raise CodeRefused(
+                f"{_FIELD}.secretRef: {folder} denies access: it takes the variables that"
+                " storage.secretRef takes"
+            ) from error
+        raise
 
 
 def _bring_from_storage(root: str, path: str, archive: Path) -> str:
