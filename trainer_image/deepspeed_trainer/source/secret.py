@@ -54,16 +54,14 @@ class Secret:
         return path.read_text().rstrip("\r\n")
 
     def login(self) -> tuple[str, str] | None:
-        """Return user and password for https, or None when the Secret has neither.
+        """Return user and password for https, or None when the Secret has no password.
 
         Raises:
-            CodeRefused: there is a user without a password, or one of them has several lines.
+            CodeRefused: one of them has several lines.
         """
         user, password = self.text("username"), self.text("password") or self.text("token")
         if password is None:
-            if user is None:
-                return None
-            raise CodeRefused(f"{self.field}.secretRef: needs a key password or token beside user")
+            return None
         if "\n" in (user or "") + password:
             raise CodeRefused(f"{self.field}.secretRef: user and password are one line each")
         return user or _TOKEN_USER, password
