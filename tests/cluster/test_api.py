@@ -157,27 +157,27 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a repository's address holds no password": (
         with_git(),
         with_git(url="https://me:secret@host.example/team/code.git"),
-        "put them into a Secret",
+        "spec.code.git.url",
     ),
     "a repository's address holds no user": (
         with_git(),
         with_git(url="ssh://git@host.example/team/code.git"),
-        "the user of ssh is git",
+        "spec.code.git.url",
     ),
     "a repository's address holds no query": (
         with_git(),
         with_git(url="https://host.example/code.git?token=secret"),
-        "no query and no fragment",
+        "spec.code.git.url",
     ),
     "a repository's address holds no fragment": (
         with_git(),
         with_git(url="https://host.example/code.git#main"),
-        "no query and no fragment",
+        "spec.code.git.url",
     ),
     "a repository's host is no option": (
         with_git(),
         with_git(url="ssh://-oProxyCommand=touch/code.git"),
-        "a host, perhaps a port, and a path",
+        "spec.code.git.url",
     ),
     "a ref may be any name of git's": (
         with_git(ref="feature/v1.2_x@3+y#4"),
@@ -187,7 +187,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a ref is no option": (
         with_git(ref="main"),
         with_git(ref="--upload-pack=touch"),
-        "it cannot begin with '-'",
+        "spec.code.git.ref",
     ),
     "a ref is one name": (
         with_git(ref="main"),
@@ -208,7 +208,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an archive lies on the storage": (
         with_archive(uri="storage://bundles/code.zip"),
         with_archive(uri="storage://bundles/../code.zip"),
-        "no '.' and no '..'",
+        "spec.code.archive.uri",
     ),
     "an archive on the storage takes no credentials": (
         with_archive(uri="storage://bundles/code.zip"),
@@ -218,17 +218,17 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an archive's address holds no signature": (
         with_archive(uri="https://host.example/code.zip"),
         with_archive(uri="https://host.example/code.zip?X-Amz-Signature=secret"),
-        "no query, no signature",
+        "spec.code.archive.uri",
     ),
     "an archive's address holds no password": (
         with_archive(uri="abfs://container@account.dfs.core.windows.net/code.zip"),
         with_archive(uri="https://me:secret@host.example/code.zip"),
-        "put them into a Secret",
+        "spec.code.archive.uri",
     ),
     "a bucket's archive has no user": (
         with_archive(uri="s3://bucket/code.zip"),
         with_archive(uri="s3://key@bucket/code.zip"),
-        "put them into a Secret",
+        "spec.code.archive.uri",
     ),
     "an archive's address is plain": (
         with_archive(uri="https://host.example/a%20b.zip"),
@@ -312,6 +312,33 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.storage.volumeClaim",
     ),
 }
+
+
+# What is refused, and the words that say what to do instead.
+SENTENCES: list[tuple[dict[str, Any], str]] = [
+    (with_git(url="git@host.example:team/code.git"), "git@host:path is ssh://host/path"),
+    (with_git(url="https://me:secret@host.example/code.git"), "put them into a Secret"),
+    (with_git(url="ssh://git@host.example/code.git"), "the user of ssh is git"),
+    (with_git(url="https://host.example/code.git?token=a"), "no query and no fragment"),
+    (with_git(url="https://host.example/code.git#main"), "goes into ref"),
+    (with_git(url="ssh://-oProxyCommand=a/code.git"), "a host, perhaps a port, and a path"),
+    (with_git(ref="--upload-pack=touch"), "it cannot begin with '-'"),
+    (with_git(ref="main:refs/heads/other"), "the name of one branch, tag or commit"),
+    (with_archive(uri="https://me:secret@host.example/a.zip"), "put them into a Secret"),
+    (with_archive(uri="s3://key@bucket/code.zip"), "put them into a Secret"),
+    (with_archive(uri="abfs://a:secret@host.example/a.zip"), "put them into a Secret"),
+    (with_archive(uri="https://host.example/a.zip?sig=a"), "no query, no signature"),
+    (with_archive(uri="storage://bundles/../code.zip"), "no '.' and no '..'"),
+]
+
+
+@pytest.mark.parametrize(("spec", "words"), SENTENCES)
+def test_an_address_is_refused_in_words_that_help(
+    kube: Kube, spec: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Refused) as refusal:
+        try_to_create(kube, spec)
+    assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize("case", PAIRS, ids=lambda case: case.replace(" ", "_"))
