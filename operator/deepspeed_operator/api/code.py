@@ -121,6 +121,6 @@ class Code(ApiModel):
     archive: CodeArchive | None = None
     """A zip, tar or tar.gz file. Needs storage, where the run keeps its copy."""
     config_map: CodeConfigMap | None = None
-    """Files of a ConfigMap, executable."""
+    """Files of a ConfigMap, executable. With storage, those that it holds when the run begins."""
     volume: CodeVolume | None = None
     """A folder of a claim."""

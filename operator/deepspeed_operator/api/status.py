@@ -152,7 +152,7 @@ class RunStatus(ApiModel):
     storage_path: Annotated[str, Field(max_length=1024)] | None = None
     """Its folder below the storage's root."""
     code: RunCode | None = None
-    """Its code, when it comes from git or an archive."""
+    """Its code, when it comes from git, an archive or a ConfigMap."""
     overrides: Annotated[
         list[Annotated[str, Field(max_length=1024)]], Field(max_length=16, json_schema_extra=ATOMIC)
     ] = []

@@ -14,23 +14,34 @@ from deepspeed_trainer import contract
 
 VOLUME = "code"
 SECRET_VOLUME = "code-secret"  # noqa: S105  a volume's name
+SOURCE_VOLUME = "code-source"
 
 
-def build_code_volume(code: Code) -> dict[str, Any]:
+def build_code_volume(spec: DeepSpeedJobSpec, code: Code) -> dict[str, Any]:
     """Return the volume that is mounted at /mnt/code.
 
     Raises:
         InvalidJob: no source is set.
     """
+    if is_fetched(spec, code):
+        return {"emptyDir": {}}
     if code.volume is not None:
         # The mount alone is read-only: said here, it would hold for storage on the same claim too.
         return {"persistentVolumeClaim": {"claimName": code.volume.claim}}
     if code.config_map is not None:
         # A command must be executable, and a ConfigMap cannot say which of its files are.
         return {"configMap": {"name": code.config_map.name, "defaultMode": 0o555}}
-    if code.git is None and code.archive is None:
-        raise InvalidJob("spec.code: set one of code.git, code.archive, configMap and volume")
-    return {"emptyDir": {}}
+    raise InvalidJob("spec.code: set one of code.git, code.archive, configMap and volume")
+
+
+def is_fetched(spec: DeepSpeedJobSpec, code: Code) -> bool:
+    """Return whether pods unpack the run's copy.
+
+    A ConfigMap is mounted as it is where there is no storage to keep a copy of it.
+    """
+    if code.config_map is not None:
+        return spec.storage is not None
+    return code.git is not None or code.archive is not None
 
 
 def build_code_mount(code: Code) -> dict[str, Any]:
@@ -65,18 +76,17 @@ def add_fetcher(
     Raises:
         InvalidJob: there is no storage for the run's copy.
     """
-    given = None if spec.code is None else spec.code.git or spec.code.archive
-    if spec.code is None or given is None:
+    if spec.code is None or not is_fetched(spec, spec.code):
         return
-    order = _build_order(job, spec, spec.code, makes_copy=is_head, frozen=frozen)
+    # Only one pod reads the source, and none when the run has its copy.
+    makes_copy = is_head and frozen is None
+    order = _build_order(job, spec, spec.code, makes_copy=makes_copy, frozen=frozen)
     main = pod["containers"][0]
     mounts = [m for m in main["volumeMounts"] if m["name"] in {"tmp", "storage"}]
     mounts.append({"name": VOLUME, "mountPath": contract.CODE_MOUNT})
-    # Only the head reads the source; the others have no use for its credentials.
-    if given.secret_ref is not None and is_head:
-        pod["volumes"].append(_build_secret_volume(given.secret_ref.name))
-        secret = {"name": SECRET_VOLUME, "mountPath": contract.CODE_SECRET_MOUNT, "readOnly": True}
-        mounts.append(secret)
+    for volume, path in _build_sources(spec.code) if makes_copy else ():
+        pod["volumes"].append(volume)
+        mounts.append({"name": volume["name"], "mountPath": path, "readOnly": True})
     memory = main["resources"]["requests"]["memory"]
     fetcher = {
         "name": contract.CODE_CONTAINER,
@@ -99,10 +109,17 @@ def add_fetcher(
     pod.setdefault("initContainers", []).append(fetcher)
 
 
-def _build_secret_volume(name: str) -> dict[str, Any]:
+def _build_sources(code: Code) -> list[tuple[dict[str, Any], str]]:
+    """Return the volumes that the fetcher alone sees, and where."""
+    if code.config_map is not None:
+        source = {"name": SOURCE_VOLUME, "configMap": {"name": code.config_map.name}}
+        return [(source, contract.CODE_SOURCE_MOUNT)]
+    given = code.git or code.archive
+    if given is None or given.secret_ref is None:
+        return []
     # Optional: a pod whose Secret is missing would wait in silence; the fetcher says it.
-    secret = {"secretName": name, "optional": True, "defaultMode": 0o440}
-    return {"name": SECRET_VOLUME, "secret": secret}
+    secret = {"secretName": given.secret_ref.name, "optional": True, "defaultMode": 0o440}
+    return [({"name": SECRET_VOLUME, "secret": secret}, contract.CODE_SECRET_MOUNT)]
 
 
 def _build_order(
@@ -115,7 +132,8 @@ def _build_order(
 ) -> contract.CodeOrder:
     if spec.storage is None:
         raise InvalidJob("spec.storage: code.git and code.archive need it for the run's copy")
-    order = {
+    order: dict[str, Any] = {
+        "makes_copy": makes_copy,
         "storage": spec.storage.uri or contract.STORAGE_MOUNT,
         "folder": derive_code_folder(job),
         "expected": "" if frozen is None else frozen.sha256,
@@ -123,13 +141,16 @@ def _build_order(
     if (git := code.git) is not None:
         secret = git.secret_ref.name if git.secret_ref else ""
         return contract.CodeOrder(
-            kind="git", makes_copy=makes_copy, uri=git.url, ref=git.ref, path=git.path,
-            secret=secret, **order,
-        )  # fmt: skip
+            kind="git", uri=git.url, ref=git.ref, path=git.path, secret=secret, **order
+        )
     if (archive := code.archive) is not None:
         secret = archive.secret_ref.name if archive.secret_ref else ""
         return contract.CodeOrder(
-            kind="archive", makes_copy=makes_copy, uri=archive.uri, sha256=archive.sha256,
-            path=archive.path, secret=secret, **order,
-        )  # fmt: skip
-    raise InvalidJob("spec.code: nothing to fetch")
+            kind="archive",
+            uri=archive.uri,
+            sha256=archive.sha256,
+            path=archive.path,
+            secret=secret,
+            **order,
+        )
+    return contract.CodeOrder(kind="configMap", **order)

@@ -73,7 +73,7 @@ def _build_pod_spec(
         claim = {"claimName": spec.storage.volume_claim}
         volumes.append({"name": "storage", "persistentVolumeClaim": claim})
     if spec.code is not None:
-        volumes.append({"name": "code", **build_code_volume(spec.code)})
+        volumes.append({"name": "code", **build_code_volume(spec, spec.code)})
     return {
         # The kubelet must not revive a head in place: its run would be gone and nobody the wiser.
         "restartPolicy": "Never",

@@ -5,6 +5,8 @@ from typing import Any
 
 from deepspeed_operator.api.types import DeepSpeedJobStatus
 from deepspeed_operator.decide.actions import ApplyObject, EnsureToken, SubmitRun
+from deepspeed_operator.decide.observed import Wanted
+from deepspeed_operator.decide.prerequisites import derive_wanted
 from deepspeed_trainer.contract import (
     CODE_ENV,
     CONTRACT_ENV,
@@ -13,7 +15,17 @@ from deepspeed_trainer.contract import (
     FrozenCode,
     RunContract,
 )
-from tests.support.builders import JobBuilder, a_cluster, a_job, a_pod, observed, ready_pods
+from tests.support.builders import (
+    DEFAULTS,
+    MET,
+    JobBuilder,
+    a_cluster,
+    a_job,
+    a_pod,
+    after,
+    observed,
+    ready_pods,
+)
 from tests.support.passes import cluster_name, decide, opened, status_of, submitting
 
 
@@ -108,7 +120,10 @@ def test_a_run_names_its_code_and_later_attempts_are_told_to_have_the_same() -> 
     job = job.with_status(decide(job, observed(clusters=(a_cluster(name),)), 1).status)
     job = job.with_status(decide(job, observed(), 2).status)
     assert job.build().status["run"]["code"] == code
-    assert [order.expected for order in orders(built_cluster(job))] == [FROZEN.sha256] * 2
+    again = built_cluster(job)
+    assert [order.expected for order in orders(again)] == [FROZEN.sha256] * 2
+    assert not any(order.makes_copy for order in orders(again))
+    assert "code-secret" not in str(again), "what is not read needs no credentials"
 
 
 def test_the_fetcher_alone_sees_the_credentials() -> None:
@@ -129,3 +144,39 @@ def test_code_without_storage_is_refused_even_by_an_old_api_server() -> None:
     job = a_job().without("storage").with_spec(code=FROM_GIT, nodes=1)
     plan = decide(opened(job), observed())
     assert "spec.storage" in plan.sentence
+
+
+def test_a_config_map_is_read_once_and_not_missed_when_it_is_gone() -> None:
+    job = opened_with_code(a_job().with_restarts(1).with_spec(code={"configMap": {"name": "code"}}))
+    cluster = built_cluster(job)
+    head, worker = orders(cluster)
+    assert (head.kind, head.makes_copy, worker.makes_copy) == ("configMap", True, False)
+    main = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert "code-source" not in {mount["name"] for mount in main["volumeMounts"]}
+    name = cluster_name(job)
+    fetched, *others = ready_pods(name)
+    report = CodeReport(frozen=replace(FROZEN, kind="configMap", commit=None))
+    up = observed(clusters=(a_cluster(name),), pods=(replace(fetched, code=report), *others))
+    job = job.with_status(decide(job, up).status)
+    job = job.with_status(decide(job, observed(clusters=(a_cluster(name),)), 1).status)
+    # Nobody asks for the ConfigMap any more, so nobody misses it.
+    assert derive_wanted(job.build(), observed(), DEFAULTS, after(2)) == Wanted(
+        kuberay=True, claims=frozenset({"runs"})
+    )
+    job = job.with_status(decide(job, observed(), 2).status)
+    assert len(job.build().status["attempts"]) == 2
+    assert "code-source" not in str(built_cluster(job))
+
+
+def opened_with_code(job: JobBuilder) -> JobBuilder:
+    """The job after its first pass, at which its ConfigMap was there."""
+    there = replace(MET, config_maps={"code": {"train.py": "1"}})
+    return job.with_status(decide(job, observed(prerequisites=there)).status)
+
+
+def test_a_config_map_without_storage_is_mounted_as_it_is() -> None:
+    job = a_job().without("storage").with_spec(nodes=1, code={"configMap": {"name": "code"}})
+    pod = built_cluster(opened_with_code(job))["spec"]["headGroupSpec"]["template"]["spec"]
+    assert "initContainers" not in pod
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "code"]
+    assert volume["configMap"] == {"name": "code", "defaultMode": 0o555}
