@@ -81,6 +81,29 @@ def test_a_second_attempt_runs_the_commit_of_the_first_though_the_branch_moved(
 
 
 @pytest.mark.usefixtures("operator")
+def test_a_second_attempt_has_the_files_of_the_first_though_the_config_map_is_gone(
+    quickstart: Callable[..., Run], kube: Kube, namespace: str
+) -> None:
+    where = {"name": "code", "namespace": namespace}
+    files = {"run.sh": PROGRAM, "version.txt": "the first files"}
+    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": files})
+    run = quickstart(
+        entrypoint={"command": ["./run.sh"], "distributed": False},
+        code={"configMap": {"name": "code"}},
+        deepspeed={},
+        failurePolicy={"maxRestarts": 1, "backoffSeconds": 0},
+    )
+    status = run.await_condition("Running")["status"]
+    kube.run("delete", "configmap", "-n", namespace, "code")
+    kube.run("delete", "pod", "-n", namespace, status["cluster"]["head"], "--wait=false")
+    job = run.await_condition("Complete")
+    assert len(job["status"]["attempts"]) == 2
+    for rank in (0, 1):
+        log = run.read(f"attempt-2/logs/rank-{rank:05d}.log") or ""
+        assert f"attempt 2 of rank {rank} has the first files" in log
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_branch_that_is_not_there_fails_the_job_at_once_and_says_so(
     quickstart: Callable[..., Run], kube: Kube, namespace: str, server: GitServer
 ) -> None:
