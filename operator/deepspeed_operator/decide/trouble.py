@@ -57,8 +57,8 @@ def find_config_error(view: View) -> PodFacts | None:
 
 
 def find_code_fault(view: View) -> CodeFault | None:
-    """Return why a pod could not fetch the code."""
-    reports = (pod.code for pod in view.pods if not pod.deleting)
+    """Return why a pod could not fetch the code; KubeRay may be deleting it already."""
+    reports = (pod.code for pod in view.pods)
     return next((report.fault for report in reports if report and report.fault), None)
 
 

@@ -136,13 +136,13 @@ def test_code_that_cannot_be_had_now_is_tried_for_on_another_cluster() -> None:
     assert condition(last, "Failed") == ("True", Reason.CODE_UNAVAILABLE)
 
 
-def test_what_a_deleted_pod_said_of_its_code_is_over() -> None:
+def test_a_pod_that_kuberay_deletes_at_once_has_still_said_why() -> None:
     job = opened(a_job().with_spec(code=FROM_GIT))
     name = cluster_name(job)
-    report = CodeReport(fault=CodeFault(REFUSED, "why"))
-    pods = (a_pod(name, "head", code=report, deleting=True),)
+    report = CodeReport(fault=CodeFault(REFUSED, "spec.code.git.ref: why"))
+    pods = (a_pod(name, "head", code=report, deleting=True, **ended(1)),)
     plan = decide(job, observed(clusters=(a_cluster(name),), pods=pods))
-    assert "why" not in plan.sentence
+    assert condition(status_of(plan), "Failed") == ("True", Reason.CODE_REFUSED)
 
 
 def test_unreachable_head_is_said_and_nothing_is_given_up() -> None:
