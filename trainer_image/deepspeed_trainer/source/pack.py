@@ -23,6 +23,9 @@ MAX_BYTES: Final = 1024**3
 MAX_MEMBERS: Final = 100_000
 MAX_NAME_CHARS: Final = 1024
 _MAX_LINK_BYTES: Final = 4096
+_TIME_S: Final = 946_684_800
+"""Of all members: the year 2000, because zip files, which Ray packs code into, know none before
+1980."""
 _ZIP_MAGIC: Final = b"PK"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
@@ -138,7 +141,7 @@ class Gate:
 
 
 def write_copy(members: Iterator[Member], target: Path, gate: Gate) -> None:
-    """Write all members to a plain tar file; times and owners are left out.
+    """Write all members to a plain tar file; times and owners are the same for all.
 
     Raises:
         CodeRefused: a member is not admitted.
@@ -150,6 +153,7 @@ def write_copy(members: Iterator[Member], target: Path, gate: Gate) -> None:
             if not parts:
                 continue
             info = tarfile.TarInfo("/".join(parts))
+            info.mtime = _TIME_S
             info.mode = 0o755 if member.executable or member.kind == "folder" else 0o644
             if member.kind == "folder":
                 info.type = tarfile.DIRTYPE

@@ -108,13 +108,17 @@ def test_what_an_older_try_left_is_gone(tmp_path: Path) -> None:
     assert set(bring(tmp_path, a_tar(tmp_path, a_file("new.py")))) == {"new.py"}
 
 
-def test_owners_set_user_bits_and_times_stay_behind(tmp_path: Path) -> None:
-    archive = a_tar(tmp_path, a_file("a", mode=0o6777, uid=7, uname="them", mtime=1e9))
+def test_owners_set_user_bits_and_times_stay_behind_so_that_zip_takes_all(tmp_path: Path) -> None:
+    archive = a_tar(tmp_path, a_file("a", mode=0o6777, uid=7, uname="them", mtime=0))
     copy = tmp_path / "copy.tar"
     copy_archive(archive, copy, field="spec.code.archive", below="")
     with tarfile.open(copy) as tar:
         [info] = tar.getmembers()
-    assert (info.mode, info.uid, info.uname, info.mtime) == (0o755, 0, "", 0)
+    assert (info.mode, info.uid, info.uname, info.mtime) == (0o755, 0, "", 946_684_800)
+    (tmp_path / "code").mkdir()
+    unpack(copy, tmp_path / "code")
+    with zipfile.ZipFile(tmp_path / "again.zip", "w") as zipped:
+        zipped.write(tmp_path / "code" / "a")
 
 
 HOSTILE: dict[str, list[Entry]] = {
