@@ -47,6 +47,16 @@ def try_to_create(kube: Kube, spec: Mapping[str, Any], name: str = "job") -> Non
     kube.run("create", "--dry-run=server", "-f", "-", stdin=json.dumps(a_job(spec, name)))
 
 
+def with_git(**fields: Any) -> dict[str, Any]:
+    git = {"url": "https://host.example/team/code.git", **fields}
+    return {**BASE, "storage": {"volumeClaim": "runs"}, "code": {"git": git}}
+
+
+def with_archive(**fields: Any) -> dict[str, Any]:
+    archive = {"uri": "https://host.example/code.zip", "sha256": "0" * 64, **fields}
+    return {**BASE, "storage": {"volumeClaim": "runs"}, "code": {"archive": archive}}
+
+
 # sentence: (accepted, refused, path in the server's message)
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "storage is a volume or a bucket": (
@@ -139,6 +149,122 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "entrypoint": {"script": "train.py", "workingDir": "app"}},
         "spec.entrypoint.workingDir",
     ),
+    "git is reached by https or ssh": (
+        with_git(url="ssh://host.example:22/team/code.git"),
+        with_git(url="http://host.example/team/code.git"),
+        "spec.code.git.url",
+    ),
+    "git's short form has a long one": (
+        with_git(url="ssh://host.example/team/code.git"),
+        with_git(url="git@host.example:team/code.git"),
+        "spec.code.git.url",
+    ),
+    "a repository's address holds no password": (
+        with_git(),
+        with_git(url="https://me:secret@host.example/team/code.git"),
+        "spec.code.git.url",
+    ),
+    "a repository's address holds no user": (
+        with_git(),
+        with_git(url="ssh://git@host.example/team/code.git"),
+        "spec.code.git.url",
+    ),
+    "a repository's address holds no query": (
+        with_git(),
+        with_git(url="https://host.example/code.git?token=secret"),
+        "spec.code.git.url",
+    ),
+    "a repository's address holds no fragment": (
+        with_git(),
+        with_git(url="https://host.example/code.git#main"),
+        "spec.code.git.url",
+    ),
+    "a repository's host is no option": (
+        with_git(),
+        with_git(url="ssh://-oProxyCommand=touch/code.git"),
+        "spec.code.git.url",
+    ),
+    "a ref may be any name of git's": (
+        with_git(ref="feature/v1.2_x@3+y#4"),
+        with_git(ref="main^"),
+        "spec.code.git.ref",
+    ),
+    "a ref is no option": (
+        with_git(ref="main"),
+        with_git(ref="--upload-pack=touch"),
+        "spec.code.git.ref",
+    ),
+    "a ref is one name": (
+        with_git(ref="main"),
+        with_git(ref="main:refs/heads/other"),
+        "spec.code.git.ref",
+    ),
+    "a ref is no range": (with_git(ref="v1.0"), with_git(ref="v1..v2"), "spec.code.git.ref"),
+    "a folder of git's stays in it": (
+        with_git(path="src/bert"),
+        with_git(path="../bert"),
+        "spec.code.git.path",
+    ),
+    "an archive lies in a bucket or on the web": (
+        with_archive(uri="gs://bucket/code-1.0.tgz"),
+        with_archive(uri="ftp://host.example/code.zip"),
+        "spec.code.archive.uri",
+    ),
+    "an archive lies on the storage": (
+        with_archive(uri="storage://bundles/code.zip"),
+        with_archive(uri="storage://bundles/../code.zip"),
+        "spec.code.archive.uri",
+    ),
+    "an archive on the storage takes no credentials": (
+        with_archive(uri="storage://bundles/code.zip"),
+        with_archive(uri="storage://bundles/code.zip", secretRef={"name": "s3"}),
+        "spec.code.archive.secretRef",
+    ),
+    "an archive's address holds no signature": (
+        with_archive(uri="https://host.example/code.zip"),
+        with_archive(uri="https://host.example/code.zip?X-Amz-Signature=secret"),
+        "spec.code.archive.uri",
+    ),
+    "an archive's address holds no password": (
+        with_archive(uri="abfs://container@account.dfs.core.windows.net/code.zip"),
+        with_archive(uri="https://me:secret@host.example/code.zip"),
+        "spec.code.archive.uri",
+    ),
+    "a bucket's archive has no user": (
+        with_archive(uri="s3://bucket/code.zip"),
+        with_archive(uri="s3://key@bucket/code.zip"),
+        "spec.code.archive.uri",
+    ),
+    "an archive's address is plain": (
+        with_archive(uri="https://host.example/a%20b.zip"),
+        with_archive(uri="https://host.example/a b.zip"),
+        "spec.code.archive.uri",
+    ),
+    "an archive's checksum is one": (
+        with_archive(),
+        with_archive(sha256="0" * 63),
+        "spec.code.archive.sha256",
+    ),
+    "an archive's folder stays in it": (
+        with_archive(path="repo-1/src"),
+        with_archive(path="/etc"),
+        "spec.code.archive.path",
+    ),
+    "fetched code needs storage": (
+        with_git(),
+        {name: value for name, value in with_git().items() if name != "storage"},
+        "spec.storage",
+    ),
+    "an archive needs storage": (
+        with_archive(),
+        {name: value for name, value in with_archive().items() if name != "storage"},
+        "spec.storage",
+    ),
+    "code has one source, and git is one": (
+        with_git(),
+        {**with_git(), "code": {**with_git()["code"], "configMap": {"name": "code"}}},
+        "spec.code",
+    ),
     "code has one source": (
         {**BASE, "code": {"configMap": {"name": "code"}}},
         {**BASE, "code": {"configMap": {"name": "code"}, "volume": {"claim": "code"}}},
@@ -191,6 +317,33 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.storage.volumeClaim",
     ),
 }
+
+
+# What is refused, and the words that say what to do instead.
+SENTENCES: list[tuple[dict[str, Any], str]] = [
+    (with_git(url="git@host.example:team/code.git"), "git@host:path is ssh://host/path"),
+    (with_git(url="https://me:secret@host.example/code.git"), "put them into a Secret"),
+    (with_git(url="ssh://git@host.example/code.git"), "the user of ssh is git"),
+    (with_git(url="https://host.example/code.git?token=a"), "no query and no fragment"),
+    (with_git(url="https://host.example/code.git#main"), "goes into ref"),
+    (with_git(url="ssh://-oProxyCommand=a/code.git"), "a host, perhaps a port, and a path"),
+    (with_git(ref="--upload-pack=touch"), "it cannot begin with '-'"),
+    (with_git(ref="main:refs/heads/other"), "the name of one branch, tag or commit"),
+    (with_archive(uri="https://me:secret@host.example/a.zip"), "put them into a Secret"),
+    (with_archive(uri="s3://key@bucket/code.zip"), "put them into a Secret"),
+    (with_archive(uri="abfs://a:secret@host.example/a.zip"), "put them into a Secret"),
+    (with_archive(uri="https://host.example/a.zip?sig=a"), "no query, no signature"),
+    (with_archive(uri="storage://bundles/../code.zip"), "no '.' and no '..'"),
+]
+
+
+@pytest.mark.parametrize(("spec", "words"), SENTENCES)
+def test_an_address_is_refused_in_words_that_help(
+    kube: Kube, spec: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Refused) as refusal:
+        try_to_create(kube, spec)
+    assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize("case", PAIRS, ids=lambda case: case.replace(" ", "_"))

@@ -13,6 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from deepspeed_trainer.codeorder import (
+    CODE_COMMAND,
+    CODE_CONTAINER,
+    CODE_DIR,
+    CODE_ENV,
+    CODE_SECRET_MOUNT,
+    CODE_SOURCE_MOUNT,
+    REFUSED,
+    UNAVAILABLE,
+    CodeFault,
+    CodeOrder,
+    CodeReport,
+    FrozenCode,
+)
 from deepspeed_trainer.entrypoint import DataSource, Entrypoint, EntrypointKind
 from deepspeed_trainer.fields import ContractError, Fields, read_object
 from deepspeed_trainer.hangs import HangPolicy
@@ -33,16 +47,28 @@ from deepspeed_trainer.progress import (
 from deepspeed_trainer.remedies import FREE, REMEDIES, Remedy, derive_backoff_s
 
 __all__ = [
+    "CODE_COMMAND",
+    "CODE_CONTAINER",
+    "CODE_DIR",
+    "CODE_ENV",
+    "CODE_SECRET_MOUNT",
+    "CODE_SOURCE_MOUNT",
     "FREE",
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
+    "REFUSED",
     "REMEDIES",
+    "UNAVAILABLE",
     "Cause",
+    "CodeFault",
+    "CodeOrder",
+    "CodeReport",
     "ContractError",
     "DataSource",
     "Entrypoint",
     "EntrypointKind",
     "Failure",
+    "FrozenCode",
     "HangPolicy",
     "JobRef",
     "Keep",

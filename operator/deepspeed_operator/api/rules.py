@@ -4,6 +4,8 @@ from deepspeed_operator.api.schema import rule, rules
 
 KINDS = ("script", "module", "command", "function", "driver")
 
+SOURCES = ("git", "archive", "configMap", "volume")
+
 FIXED_OPTIONAL = (
     "image",
     "storage",
@@ -72,9 +74,22 @@ SPEC_RULES = rules(
         path=".preemption.signal",
     ),
     rule(
-        "!has(self.code) || has(self.code.configMap) != has(self.code.volume)",
-        "set exactly one of code.configMap and code.volume",
+        "!has(self.code)"
+        f" || [{', '.join(f'has(self.code.{source})' for source in SOURCES)}].filter(x, x).size()"
+        " == 1",
+        f"set exactly one of {', '.join(f'code.{source}' for source in SOURCES)}",
         path=".code",
+    ),
+    rule(
+        "!has(self.code) || !(has(self.code.git) || has(self.code.archive)) || has(self.storage)",
+        "code.git and code.archive need storage, where the run keeps its own copy of the code",
+        path=".storage",
+    ),
+    rule(
+        "!has(self.code) || !has(self.code.archive) || !has(self.code.archive.secretRef)"
+        " || !self.code.archive.uri.startsWith('storage://')",
+        "code.archive.secretRef is for other places; the job's own storage has its own credentials",
+        path=".code.archive.secretRef",
     ),
     rule(
         "!has(self.storage) || has(self.storage.volumeClaim) != has(self.storage.uri)",

@@ -135,6 +135,17 @@ class ClusterStatus(ApiModel):
     """Worker pods that are ready."""
 
 
+class RunCode(ApiModel):
+    """The code of all attempts of a run: a copy that nothing done to its source changes."""
+
+    commit: Annotated[str, Field(max_length=64)] | None = None
+    """Commit that git's ref meant when the run began."""
+    sha256: Annotated[str, Field(max_length=64)]
+    """Checksum of the copy."""
+    path: Annotated[str, Field(max_length=1024)]
+    """The copy, a tar file, below the storage's root."""
+
+
 class RunStatus(ApiModel):
     """The run: all attempts that share one lineage of checkpoints."""
 
@@ -145,6 +156,8 @@ class RunStatus(ApiModel):
     with them is kept when spec.nodes changes."""
     storage_path: Annotated[str, Field(max_length=1024)] | None = None
     """Its folder below the storage's root."""
+    code: RunCode | None = None
+    """Its code, when it comes from git, an archive or a ConfigMap."""
     overrides: Annotated[
         list[Annotated[str, Field(max_length=1024)]], Field(max_length=16, json_schema_extra=ATOMIC)
     ] = []

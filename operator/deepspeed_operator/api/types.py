@@ -26,6 +26,7 @@ from deepspeed_operator.api.status import (
     Failure,
     Metric,
     ProgressStatus,
+    RunCode,
     RunStatus,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "Keep",
     "Metric",
     "ProgressStatus",
+    "RunCode",
     "RunStatus",
     "Storage",
 ]

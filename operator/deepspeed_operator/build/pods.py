@@ -7,9 +7,9 @@ is said beside each part.
 from typing import Any
 
 from deepspeed_operator.api import names
-from deepspeed_operator.api.types import Code, DeepSpeedJobSpec
+from deepspeed_operator.api.types import DeepSpeedJobSpec
+from deepspeed_operator.build.code import build_code_mount, build_code_volume
 from deepspeed_operator.build.sizing import PodSizes
-from deepspeed_operator.errors import InvalidJob
 from deepspeed_trainer import contract
 
 UID = 1000
@@ -81,7 +81,7 @@ def _build_pod_spec(
         claim = {"claimName": spec.storage.volume_claim}
         volumes.append({"name": "storage", "persistentVolumeClaim": claim})
     if spec.code is not None:
-        volumes.append({"name": "code", **_build_code_volume(spec.code)})
+        volumes.append({"name": "code", **build_code_volume(spec, spec.code)})
     return {
         # The kubelet must not revive a head in place: its run would be gone and nobody the wiser.
         "restartPolicy": "Never",
@@ -100,23 +100,6 @@ def _build_pod_spec(
         "containers": [container],
         "volumes": volumes,
     }
-
-
-def _build_code_volume(code: Code) -> dict[str, Any]:
-    if code.volume is not None:
-        # The mount alone is read-only: said here, it would hold for storage on the same claim too.
-        return {"persistentVolumeClaim": {"claimName": code.volume.claim}}
-    if code.config_map is None:
-        raise InvalidJob("spec.code: set exactly one of code.configMap and code.volume")
-    # A command must be executable, and a ConfigMap cannot say which of its files are.
-    return {"configMap": {"name": code.config_map.name, "defaultMode": 0o555}}
-
-
-def _build_code_mount(code: Code) -> dict[str, Any]:
-    mount = {"name": "code", "mountPath": contract.CODE_MOUNT, "readOnly": True}
-    if code.volume is not None and code.volume.path:
-        mount["subPath"] = code.volume.path
-    return mount
 
 
 def _build_tolerations(spec: DeepSpeedJobSpec, sizes: PodSizes) -> list[dict[str, Any]]:
@@ -147,7 +130,7 @@ def _build_container(
     if spec.storage is not None and spec.storage.volume_claim is not None:
         mounts.append({"name": "storage", "mountPath": contract.STORAGE_MOUNT})
     if spec.code is not None:
-        mounts.append(_build_code_mount(spec.code))
+        mounts.append(build_code_mount(spec.code))
     container: dict[str, Any] = {
         "name": name,
         "image": image,

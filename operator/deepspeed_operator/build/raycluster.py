@@ -9,7 +9,8 @@ from typing import Any
 
 from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobFacts
-from deepspeed_operator.api.types import DeepSpeedJobSpec
+from deepspeed_operator.api.types import DeepSpeedJobSpec, RunCode
+from deepspeed_operator.build.code import add_fetcher
 from deepspeed_operator.build.pods import STAY, build_head_pod, build_worker_pod
 from deepspeed_operator.build.sizing import PodSizes, derive_head_sizes, derive_worker_sizes
 from deepspeed_trainer import contract
@@ -44,19 +45,30 @@ def build_labels(job: JobFacts) -> dict[str, str]:
 
 
 def build_raycluster(
-    job: JobFacts, spec: DeepSpeedJobSpec, cluster: str, image: str
+    job: JobFacts,
+    spec: DeepSpeedJobSpec,
+    cluster: str,
+    image: str,
+    *,
+    trainer_image: str | None = None,
+    frozen: RunCode | None = None,
 ) -> dict[str, Any]:
     """Return the RayCluster: a head without work and one worker pod a node.
+
+    `trainer_image` fetches the code (default `image`), which is `frozen` once an attempt had it.
 
     Raises:
         InvalidJob: sizes that cannot be.
     """
     head_sizes, worker_sizes = derive_head_sizes(spec), derive_worker_sizes(spec)
-    labels = build_labels(job)
     head_pod = build_head_pod(spec, image, head_sizes)
     worker_pod = build_worker_pod(spec, image, worker_sizes, cluster=cluster)
+    labels = build_labels(job)
     for pod in (head_pod, worker_pod):
         pod["metadata"] = {"labels": labels, "annotations": dict(STAY)}
+    fetcher_image = trainer_image or image
+    add_fetcher(head_pod["spec"], job, spec, image=fetcher_image, is_head=True, frozen=frozen)
+    add_fetcher(worker_pod["spec"], job, spec, image=fetcher_image, is_head=False, frozen=frozen)
     return {
         "apiVersion": names.RAY_API_VERSION,
         "kind": "RayCluster",
@@ -76,20 +88,24 @@ def build_raycluster(
                 "rayStartParams": _build_start_params(head_sizes),
                 "template": head_pod,
             },
-            "workerGroupSpecs": [
-                {
-                    "groupName": WORKER_GROUP,
-                    "replicas": spec.nodes,
-                    "minReplicas": spec.nodes,
-                    "maxReplicas": spec.nodes,
-                    "rayStartParams": {
-                        **_build_start_params(worker_sizes),
-                        "resources": _quote({contract.RANK_RESOURCE: spec.gpus_per_node}),
-                    },
-                    "template": worker_pod,
-                }
-            ],
+            "workerGroupSpecs": [_build_workers(spec, worker_sizes, worker_pod)],
         },
+    }
+
+
+def _build_workers(
+    spec: DeepSpeedJobSpec, sizes: PodSizes, template: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "groupName": WORKER_GROUP,
+        "replicas": spec.nodes,
+        "minReplicas": spec.nodes,
+        "maxReplicas": spec.nodes,
+        "rayStartParams": {
+            **_build_start_params(sizes),
+            "resources": _quote({contract.RANK_RESOURCE: spec.gpus_per_node}),
+        },
+        "template": template,
     }
 
 

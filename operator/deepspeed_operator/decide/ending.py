@@ -79,6 +79,19 @@ def image_cannot_be_pulled(view: View) -> Plan | None:
     return _fail(view, attempt, Reason.IMAGE_PULL_FAILED, message)
 
 
+def code_cannot_be_had(view: View) -> Plan | None:
+    """A pod could not fetch the code: some faults pass, a branch that is not there does not."""
+    attempt = view.open_attempt
+    if attempt is None or attempt.state != "Opened":
+        return None
+    found = trouble.find_code_fault(view)
+    if found is None:
+        return None
+    hopeless = found.reason == contract.REFUSED
+    cause = Reason.CODE_REFUSED if hopeless else Reason.CODE_UNAVAILABLE
+    return _fail(view, attempt, cause, found.message)
+
+
 def pod_failed_too_early(view: View) -> Plan | None:
     """A pod ended before the run was handed over; left alone, KubeRay would make it for ever."""
     attempt = view.open_attempt

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from deepspeed_operator.api.job import JobFacts, JobKey, Uid
-from deepspeed_trainer.contract import Progress
+from deepspeed_trainer.contract import CodeReport, Progress
 
 __all__ = [
     "ClaimFacts",
@@ -77,6 +77,8 @@ class PodFacts:
     exit: Exit | None
     unschedulable: str | None
     """The scheduler's words."""
+    code: CodeReport | None = None
+    """What its fetcher said when it ended; None without one, or before."""
 
 
 class RunState(StrEnum):

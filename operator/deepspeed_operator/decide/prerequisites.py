@@ -40,7 +40,7 @@ def derive_wanted(
         return Wanted(config_maps=keys) if attempt.state == "Submitting" and keys else None
     return Wanted(
         kuberay=True,
-        config_maps=frozenset(name for _, name, _ in _named_config_maps(view.spec)),
+        config_maps=frozenset(name for _, name, _ in _needed_config_maps(view)),
         claims=frozenset(name for _, name in _named_claims(view.spec)),
         device=derive_device(view.spec) if defaults.capacity_check else None,
     )
@@ -94,6 +94,15 @@ def _named_config_maps(spec: DeepSpeedJobSpec) -> Iterator[tuple[str, str, str |
         yield "code.configMap", spec.code.config_map.name, None
 
 
+def _needed_config_maps(view: View) -> Iterator[tuple[str, str, str | None]]:
+    """Yield what `_named_config_maps` does, without code of which the run has its own copy."""
+    run = view.status.run
+    has_copy = run is not None and run.code is not None
+    for field, name, key in _named_config_maps(view.spec):
+        if not (has_copy and field == "code.configMap"):
+            yield field, name, key
+
+
 def _named_claims(spec: DeepSpeedJobSpec) -> Iterator[tuple[str, str]]:
     """Yield field and name of each claim."""
     if spec.storage is not None and spec.storage.volume_claim is not None:
@@ -144,7 +153,7 @@ def _claims(view: View, answers: Prerequisites) -> Unmet | None:
 
 
 def _config_maps(view: View, answers: Prerequisites) -> Unmet | None:
-    for field, name, key in _named_config_maps(view.spec):
+    for field, name, key in _needed_config_maps(view):
         if unmet := _config_map(view, field, name, answers.config_maps.get(name), key):
             return unmet
     return None

@@ -29,6 +29,7 @@ CHAIN: Final[tuple[Policy, ...]] = (
     ending.cluster_was_deleted,
     ending.head_was_lost,
     ending.image_cannot_be_pulled,
+    ending.code_cannot_be_had,
     ending.pod_failed_too_early,
     resizing.size_was_changed,
     starting.cluster_is_absent,

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 from deepspeed_operator.api.names import Phase, Reason
-from deepspeed_operator.api.types import Attempt
+from deepspeed_operator.api.types import Attempt, RunCode, RunStatus
+from deepspeed_operator.build.code import derive_copy_path
 from deepspeed_operator.build.raycluster import build_raycluster
 from deepspeed_operator.build.run import build_contract
 from deepspeed_operator.decide import trouble
@@ -23,7 +24,7 @@ from deepspeed_operator.decide.deepspeed import read_config
 from deepspeed_operator.decide.ending import derive_steps
 from deepspeed_operator.decide.environment import read_environment
 from deepspeed_operator.decide.failure import derive_restarts_left
-from deepspeed_operator.decide.observed import RunState
+from deepspeed_operator.decide.observed import PodFacts, RunState
 from deepspeed_operator.decide.prerequisites import (
     derive_ordered_config_maps,
     find_order_fault,
@@ -51,7 +52,14 @@ def cluster_is_absent(view: View) -> Plan | None:
     attempt = view.open_attempt
     if attempt is None or view.cluster is not None:
         return None
-    body = build_raycluster(view.job, view.spec, attempt.cluster, view.image)
+    body = build_raycluster(
+        view.job,
+        view.spec,
+        attempt.cluster,
+        view.image,
+        trainer_image=view.defaults.trainer_image,
+        frozen=None if view.status.run is None else view.status.run.code,
+    )
     return Plan(
         sentence=f"creates RayCluster {attempt.cluster}",
         actions=(EnsureToken(attempt.cluster), ApplyObject(body)),
@@ -190,11 +198,23 @@ def submission_is_not_recorded(view: View) -> Plan:
             outlook,
             attempts=[*view.status.attempts[:-1], recorded],
             pull_failing_since=None,
+            run=_record_code(view, head),
         ),
         locked=True,
         events=derive_event(view, outlook),
         requeue_after_s=0,
     )
+
+
+def _record_code(view: View, head: PodFacts) -> RunStatus | None:
+    """Return the run with the code that its first attempt has; it stays the same from then on."""
+    run, report = view.status.run, head.code
+    if run is None or run.code is not None or report is None or report.frozen is None:
+        return run
+    frozen = report.frozen
+    path = derive_copy_path(view.job, frozen)
+    code = RunCode(commit=frozen.commit, sha256=frozen.sha256, path=path)
+    return run.model_copy(update={"code": code})
 
 
 def derive_head_watch(view: View) -> HeadWatch | None:

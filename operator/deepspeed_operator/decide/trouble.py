@@ -8,6 +8,7 @@ from datetime import timedelta
 from deepspeed_operator.decide.observed import PodFacts
 from deepspeed_operator.decide.status import parse_time
 from deepspeed_operator.decide.view import View
+from deepspeed_trainer.contract import CodeFault
 
 PULL_FAILS_FOR_GOOD = frozenset({"ErrImageNeverPull", "InvalidImageName"})
 PULL_FAILS = PULL_FAILS_FOR_GOOD | {
@@ -53,6 +54,12 @@ def describe_failing_pull(view: View, pod: PodFacts) -> str:
 def find_config_error(view: View) -> PodFacts | None:
     """Return a pod whose container the kubelet cannot make."""
     return next((p for p in view.pods if p.waiting and p.waiting.reason in CONFIG_FAILS), None)
+
+
+def find_code_fault(view: View) -> CodeFault | None:
+    """Return why a pod could not fetch the code; KubeRay may be deleting it already."""
+    reports = (pod.code for pod in view.pods)
+    return next((report.fault for report in reports if report and report.fault), None)
 
 
 def find_failed_pod(view: View) -> PodFacts | None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobFacts, JobKey, Uid
 from deepspeed_operator.decide.observed import ClusterFacts, Exit, PodFacts, Waiting
+from deepspeed_trainer.contract import CODE_CONTAINER, CodeReport, ContractError
 
 Raw = Mapping[str, Any]
 
@@ -79,6 +80,7 @@ def read_pod(raw: Raw) -> PodFacts | None:
         waiting=_read_waiting(status),
         exit=_read_exit(status),
         unschedulable=_read_unschedulable(raw),
+        code=_read_code(status),
     )
 
 
@@ -122,6 +124,19 @@ def _read_exit(status: Raw) -> Exit | None:
     if last is None:
         return None
     return Exit(last.get("reason", ""), last["exitCode"], last.get("message", ""))
+
+
+def _read_code(status: Raw) -> CodeReport | None:
+    """Return what the fetcher said; a word that is none counts as silence, its exit code stays."""
+    for container in status.get("initContainerStatuses", []):
+        ended = container.get("state", {}).get("terminated")
+        if container.get("name") != CODE_CONTAINER or ended is None:
+            continue
+        try:
+            return CodeReport.from_json(ended.get("message", ""))
+        except ContractError:
+            return None
+    return None
 
 
 def _read_unschedulable(raw: Raw) -> str | None:

@@ -9,6 +9,8 @@ from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobKey
 from deepspeed_operator.decide.observed import Exit, PodFacts, Waiting
 from deepspeed_operator.watch.facts import read_cluster, read_job, read_owner, read_pod
+from deepspeed_trainer.codeorder import MAX_FAULT_CHARS
+from deepspeed_trainer.contract import CODE_CONTAINER, REFUSED, CodeFault, CodeReport, FrozenCode
 from tests.support.raw import JOB_UID, raw_cluster, raw_job, raw_pod
 
 
@@ -190,3 +192,39 @@ def test_the_scheduler_is_quoted() -> None:
 
 def test_a_pod_that_has_a_node_is_not_unschedulable() -> None:
     assert pod_with(conditions=[{"type": "PodScheduled", "status": "True"}]).unschedulable is None
+
+
+def fetcher_ended(message: str | None, name: str = CODE_CONTAINER) -> PodFacts:
+    state = {"exitCode": 0, "reason": "Completed"} | ({"message": message} if message else {})
+    return pod_with(initContainerStatuses=[{"name": name, "state": {"terminated": state}}])
+
+
+def test_a_fetchers_last_word_says_which_code_a_pod_has() -> None:
+    frozen = FrozenCode(kind="git", sha256="a" * 64, size_bytes=1, commit="b" * 40)
+    assert fetcher_ended(CodeReport(frozen=frozen).to_json()).code == CodeReport(frozen=frozen)
+    fault = CodeReport(fault=CodeFault(REFUSED, "why " * 1000))
+    told = fetcher_ended(fault.to_json()).code
+    assert told is not None
+    assert told.fault == CodeFault(REFUSED, ("why " * 1000)[:MAX_FAULT_CHARS])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        "Killed",
+        "{}",
+        '{"frozen": null}',
+        '{"frozen": {"kind": "git", "sha256": "../../x", "size_bytes": 1}}',
+        '{"fault": {"reason": "Whatever", "message": "x"}}',
+    ],
+)
+def test_a_last_word_that_is_none_is_no_word(message: str | None) -> None:
+    assert fetcher_ended(message).code is None
+
+
+def test_other_containers_say_nothing_of_the_code() -> None:
+    frozen = FrozenCode(kind="git", sha256="a" * 64, size_bytes=1)
+    assert fetcher_ended(CodeReport(frozen=frozen).to_json(), "wait-gcs-ready").code is None
+    running = {"name": CODE_CONTAINER, **RUNNING}
+    assert pod_with(initContainerStatuses=[running]).code is None

@@ -31,6 +31,8 @@ CONFIG_MAPS = {
 }
 CPU = {"type": "CPU"}
 SCRIPT = {"script": "train.py"}
+GIT = {"url": "https://a/b.git"}
+ARCHIVE = {"uri": "s3://bucket/a.zip", "sha256": "0" * 64}
 KEEP_ONE = {"checkpoint": {"keep": {"last": 1}}}
 GPU = {"accelerator": {"type": "Nvidia"}}
 
@@ -93,6 +95,29 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "code.configMap.name": (
         {"code": {"configMap": {"name": "a"}}},
         {"code": {"configMap": {"name": "b"}}},
+    ),
+    "code.git.url": ({"code": {"git": GIT}}, {"code": {"git": {**GIT, "url": "https://b/c"}}}),
+    "code.git.ref": ({"code": {"git": GIT}}, {"code": {"git": {**GIT, "ref": "v1"}}}),
+    "code.git.path": ({"code": {"git": GIT}}, {"code": {"git": {**GIT, "path": "src"}}}),
+    "code.git.secretRef.name": (
+        {"code": {"git": {**GIT, "secretRef": {"name": "a"}}}},
+        {"code": {"git": {**GIT, "secretRef": {"name": "b"}}}},
+    ),
+    "code.archive.uri": (
+        {"code": {"archive": ARCHIVE}},
+        {"code": {"archive": {**ARCHIVE, "uri": "s3://bucket/b.zip"}}},
+    ),
+    "code.archive.sha256": (
+        {"code": {"archive": ARCHIVE}},
+        {"code": {"archive": {**ARCHIVE, "sha256": "1" * 64}}},
+    ),
+    "code.archive.path": (
+        {"code": {"archive": ARCHIVE}},
+        {"code": {"archive": {**ARCHIVE, "path": "src"}}},
+    ),
+    "code.archive.secretRef.name": (
+        {"code": {"archive": {**ARCHIVE, "secretRef": {"name": "a"}}}},
+        {"code": {"archive": {**ARCHIVE, "secretRef": {"name": "b"}}}},
     ),
     "code.volume.claim": (
         {"code": {"volume": {"claim": "a"}}},

@@ -2,7 +2,8 @@
 
 from deepspeed_operator.api.names import Reason
 from deepspeed_operator.decide.actions import DeleteCluster, EnsureToken
-from deepspeed_operator.decide.observed import RunState
+from deepspeed_operator.decide.observed import PodFacts, RunState
+from deepspeed_trainer.contract import REFUSED, UNAVAILABLE, CodeFault, CodeReport
 from tests.support.builders import a_cluster, a_job, a_pod, ended, observed, ready_pods, waiting_for
 from tests.support.passes import (
     cluster_name,
@@ -13,6 +14,8 @@ from tests.support.passes import (
     status_of,
     with_run,
 )
+
+FROM_GIT = {"git": {"url": "https://git.example/team/code.git"}}
 
 
 def test_pull_that_goes_on_failing_ends_the_job_after_a_minute() -> None:
@@ -97,6 +100,49 @@ def test_pod_that_dies_before_the_run_fails_the_attempt() -> None:
     assert status.attempts[-1].cause == Reason.POD_FAILED
     assert status.failure is not None
     assert "127" in status.failure.message
+
+
+def with_fault(name: str, reason: str) -> tuple[PodFacts, ...]:
+    """Pods of which the head's fetcher has given up."""
+    report = CodeReport(fault=CodeFault(reason, "spec.code.git.ref: why"))
+    return (a_pod(name, "head", code=report, **ended(1)), *ready_pods(name)[1:])
+
+
+def test_code_that_cannot_be_had_ends_the_job() -> None:
+    job = opened(a_job().with_restarts(3).with_spec(code=FROM_GIT))
+    name = cluster_name(job)
+    facts = observed(clusters=(a_cluster(name),), pods=with_fault(name, REFUSED))
+    status = status_of(decide(job, facts))
+    assert condition(status, "Failed") == ("True", Reason.CODE_REFUSED)
+    assert status.failure is not None
+    assert status.failure.message == "spec.code.git.ref: why"
+
+
+def test_code_that_cannot_be_had_now_is_tried_for_on_another_cluster() -> None:
+    job = opened(a_job().with_restarts(1).with_spec(code=FROM_GIT))
+    name = cluster_name(job)
+    facts = observed(clusters=(a_cluster(name),), pods=with_fault(name, UNAVAILABLE))
+    status = status_of(decide(job, facts))
+    assert condition(status, "Ready") == ("True", Reason.RESTARTING)
+    assert status.attempts[-1].cause == Reason.CODE_UNAVAILABLE
+    job = job.with_status(status)
+    gone = decide(job, observed(pods=()), 1)
+    job = job.with_status(gone.status)
+    assert cluster_name(job) != name
+    spent = observed(
+        clusters=(a_cluster(cluster_name(job)),), pods=with_fault(cluster_name(job), UNAVAILABLE)
+    )
+    last = status_of(decide(job, spent, 2))
+    assert condition(last, "Failed") == ("True", Reason.CODE_UNAVAILABLE)
+
+
+def test_a_pod_that_kuberay_deletes_at_once_has_still_said_why() -> None:
+    job = opened(a_job().with_spec(code=FROM_GIT))
+    name = cluster_name(job)
+    report = CodeReport(fault=CodeFault(REFUSED, "spec.code.git.ref: why"))
+    pods = (a_pod(name, "head", code=report, deleting=True, **ended(1)),)
+    plan = decide(job, observed(clusters=(a_cluster(name),), pods=pods))
+    assert condition(status_of(plan), "Failed") == ("True", Reason.CODE_REFUSED)
 
 
 def test_unreachable_head_is_said_and_nothing_is_given_up() -> None:

@@ -201,13 +201,17 @@ class BucketStore:
         self._obstore = obstore
 
     @classmethod
-    def from_uri(cls, uri: str) -> "BucketStore":
-        """Return the store of a URI like s3://bucket/folder; nothing is asked of the bucket yet."""
+    def from_uri(cls, uri: str, given: Mapping[str, str] | None = None) -> "BucketStore":
+        """Return the store of a URI like s3://bucket/folder; nothing is asked of the bucket yet.
+
+        `given` are variables that count more than those of the environment.
+        """
         from obstore.store import from_url  # noqa: PLC0415
 
-        is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http:")
-        options: ClientConfig = {"allow_http": True} if is_plain else {}
-        return cls(from_url(uri, client_options=options), uri)
+        settings = {name.lower(): value for name, value in (given or {}).items()}
+        endpoint = settings.get("aws_endpoint_url", os.environ.get("AWS_ENDPOINT_URL", ""))
+        options: ClientConfig = {"allow_http": True} if endpoint.startswith("http:") else {}
+        return cls(from_url(uri, config=cast("Any", settings), client_options=options), uri)
 
     @_telling
     def read(self, path: str) -> bytes | None:

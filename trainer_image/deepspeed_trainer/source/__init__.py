@@ -1,0 +1,1 @@
+"""Brings a run's code into a pod before Ray starts there: from git, an archive or a ConfigMap."""
