@@ -306,6 +306,11 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "checkpoint": {"resume": {"mode": "Maybe"}}},
         "spec.checkpoint.resume.mode",
     ),
+    "exported weights of a known type": (
+        {**BASE, "checkpoint": {"export": {"safetensors": "Float16"}}},
+        {**BASE, "checkpoint": {"export": {"safetensors": "Int4"}}},
+        "spec.checkpoint.export.safetensors",
+    ),
     "restarts are counted from zero": (
         {**BASE, "failurePolicy": {"maxRestarts": 0}},
         {**BASE, "failurePolicy": {"maxRestarts": -1}},
@@ -442,6 +447,7 @@ MUTABLE: dict[str, dict[str, Any]] = {
     "restarts": {"failurePolicy": {"maxRestarts": 9}},
     "time to live": {"ttlSecondsAfterFinished": 60},
     "resume mode": {"checkpoint": {"resume": {"mode": "Never"}}},
+    "export": {"checkpoint": {"export": {"safetensors": "Float16"}}},
     "node selector": {"scheduling": {"nodeSelector": {"a": "b"}}},
     "worker memory": {"worker": {"resources": {"memory": "8Gi"}}},
 }

@@ -248,6 +248,8 @@ class RunContract:
     """What follows when the newest checkpoint is of another number of ranks: Convert, Fail."""
     keep: Keep = Keep()
     """Which checkpoints stay."""
+    export: str | None = None
+    """In what the last checkpoint's weights are exported: Float32, BFloat16, Float16, or not."""
     head_pod_uid: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     distributed: bool = True
@@ -315,6 +317,7 @@ class RunContract:
             on_ignored=fields.choice("on_ignored", ("Fail", "Continue")),
             on_world_size_change=fields.choice("on_world_size_change", ("Convert", "Fail")),
             keep=Keep.from_fields(fields.section("keep")),
+            export=fields.optional_text("export", max_chars=8, pattern="Float32|BFloat16|Float16"),
             head_pod_uid=fields.text("head_pod_uid", max_chars=64),
             env=_read_env(fields),
             distributed=fields.flag("distributed"),

@@ -111,6 +111,8 @@ class SavedCheckpoint:
     tag: str
     path: str
     time: float
+    export: str | None = None
+    """Where its weights were exported to, below the storage's root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,7 @@ def _read_checkpoint(fields: Fields) -> SavedCheckpoint | None:
         tag=section.text("tag", max_chars=255),
         path=section.text("path", max_chars=MAX_PATH_CHARS),
         time=section.number("time", low=0, high=MAX_UNIX_S),
+        export=section.optional_text("export", max_chars=MAX_PATH_CHARS),
     )
 
 

@@ -77,6 +77,14 @@ class Keep(ApiModel):
     """Also those whose step is a multiple of this. Default none."""
 
 
+class Export(ApiModel):
+    """The newest checkpoint's weights for other programs, once the training has succeeded."""
+
+    safetensors: Literal["BFloat16", "Float16", "Float32"]
+    """Type of the weights. Files as Hugging Face's libraries read them: at most 5 GB each, with an
+    index when there are several."""
+
+
 class Checkpoint(ApiModel):
     """How checkpoints are used."""
 
@@ -87,3 +95,6 @@ class Checkpoint(ApiModel):
     (default): it is converted once and continued from. Fail: the run fails and says so."""
     keep: Keep | None = None
     """Which checkpoints stay when newer ones are there. Default all of them."""
+    export: Export | None = None
+    """Whether the last checkpoint is exported when the training has succeeded. Default no. It takes
+    a worker's memory: four bytes a parameter and the largest file once more."""

@@ -74,6 +74,8 @@ class CheckpointStatus(ApiModel):
     """Folder below the storage's root."""
     time: Time
     """When it was committed."""
+    export: Annotated[str, Field(max_length=1024)] | None = None
+    """Folder of its exported weights, below the storage's root."""
 
 
 class Failure(ApiModel):

@@ -56,6 +56,7 @@ def build_contract(
         storage=_build_storage(spec.storage),
         on_world_size_change=spec.checkpoint.on_world_size_change,
         keep=_build_keep(spec.checkpoint.keep),
+        export=spec.checkpoint.export.safetensors if spec.checkpoint.export else None,
         resume=spec.checkpoint.resume.mode,
         on_ignored=spec.checkpoint.resume.on_ignored,
         head_pod_uid=head_uid,

@@ -185,6 +185,7 @@ def derive_progress(
             step=saved.step,
             path=saved.path,
             time=format_time(datetime.fromtimestamp(saved.time, UTC)),
+            export=saved.export,
         )
     return found
 

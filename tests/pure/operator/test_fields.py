@@ -164,6 +164,10 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss"}}}},
         {"checkpoint": {"keep": {"last": 1, "best": {"metric": "loss", "mode": "Max"}}}},
     ),
+    "checkpoint.export.safetensors": (
+        {},
+        {"checkpoint": {"export": {"safetensors": "Float32"}}},
+    ),
     "checkpoint.resume.onIgnored": ({}, {"checkpoint": {"resume": {"onIgnored": "Continue"}}}),
     "checkpoint.onWorldSizeChange": ({}, {"checkpoint": {"onWorldSizeChange": "Fail"}}),
     "checkpoint.resume.mode": ({}, {"checkpoint": {"resume": {"mode": "Never"}}}),

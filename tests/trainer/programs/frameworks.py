@@ -52,9 +52,13 @@ def await_manifest():
 
 def use_accelerate():
     from accelerate import Accelerator, DeepSpeedPlugin
-    from accelerate.utils import DummyOptim
+    from accelerate.utils import DummyOptim, InitProcessGroupKwargs
 
-    accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=CONFIG))
+    accelerator = Accelerator(
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=CONFIG),
+        # Without a GPU, Accelerate counts ranks only when it is told the backend.
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")],
+    )
     net = Net()
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     net, optimizer, loader = accelerator.prepare(net, DummyOptim(net.parameters()), loader)
@@ -79,6 +83,7 @@ def use_transformers():
         deepspeed=CONFIG,
         max_steps=2,
         save_steps=1,
+        learning_rate=1e-3,
         per_device_train_batch_size=4,
         use_cpu=True,
         report_to=[],

@@ -8,6 +8,7 @@ turns facts into changes of the Attempt, writes manifests and events.jsonl to th
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -108,6 +109,18 @@ class Board:
         self._publish(submission_id)
         leaving.leave(self._pod)
         self._holds_pod = False
+        return self._answers[submission_id]
+
+    def note_exported(self, submission_id: str, path: str | None, problem: str) -> str:
+        """Show where the newest checkpoint was exported to, or why it was not."""
+        attempt = self._attempts[submission_id]
+        if attempt.checkpoint is not None and path is not None:
+            attempt.checkpoint = replace(attempt.checkpoint, export=path)
+            self._log(attempt, "exported", step=attempt.checkpoint.step, path=path)
+        else:
+            attempt.take(0, {"kind": "advice", "message": problem}, _now())
+            self._log(attempt, "notExported", message=problem)
+        self._publish(submission_id)
         return self._answers[submission_id]
 
     def note_metrics(self, submission_id: str, metrics: Mapping[str, str]) -> None:

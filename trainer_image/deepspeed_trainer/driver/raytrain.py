@@ -168,6 +168,23 @@ def ray_folder(contract: RunContract) -> Path:
     return Path(attempt_dir(contract.volume, contract.job, contract.run, contract.attempt))
 
 
+def export(contract: RunContract, path: str) -> str:
+    """Export a checkpoint on one of the workers, where ranks had their place; returns its folder.
+
+    Raises:
+        ray.exceptions.RayError: it could not be.
+    """
+    import ray  # noqa: PLC0415  after set_ray_env
+
+    from deepspeed_trainer.rank.export import export_checkpoint  # noqa: PLC0415
+
+    task = ray.remote(export_checkpoint).options(
+        num_cpus=0, resources={RANK_RESOURCE: 1}, max_retries=0
+    )
+    folder: str = ray.get(task.remote(contract.to_json(), path))
+    return folder
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:1000]

@@ -64,7 +64,19 @@ def main() -> int:
         board.fail(error.cause, str(error))
     except Exception as error:  # noqa: BLE001  told on the board, then by the exit code
         verdict = Verdict(error=f"{type(error).__name__}: {error}")
-    return _report_end(board.conclude(verdict))
+    progress = board.conclude(verdict)
+    if contract.export is not None and progress.failure is None and progress.checkpoint is not None:
+        progress = _export(contract, board, progress.checkpoint.path)
+    return _report_end(progress)
+
+
+def _export(contract: RunContract, board: "BoardOfRun", path: str) -> Progress:
+    """Export the newest checkpoint on a worker; what goes wrong is told and fails no training."""
+    try:
+        return board.note_exported(raytrain.export(contract, path), "")
+    except Exception as error:  # noqa: BLE001  told on the board
+        why = str(error).strip().splitlines() or [""]
+        return board.note_exported(None, f"no export: {why[-1]}"[:1000])
 
 
 def _prepare(contract: RunContract) -> Callable[["BoardOfRun"], Verdict]:
@@ -164,6 +176,11 @@ class BoardOfRun:
     def conclude(self, verdict: Verdict) -> Progress:
         """Close the board and return what it says last."""
         answer = self._board.conclude.remote(self._id, verdict)
+        return Progress.from_json(self._ray.get(answer))
+
+    def note_exported(self, path: str | None, problem: str) -> Progress:
+        """Show where the newest checkpoint was exported to, or why it was not."""
+        answer = self._board.note_exported.remote(self._id, path, problem)
         return Progress.from_json(self._ray.get(answer))
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:

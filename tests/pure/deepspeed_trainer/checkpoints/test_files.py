@@ -1,5 +1,6 @@
 """What a program does to its files after a save does not reach what is held."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 
 from deepspeed_trainer.checkpoints.files import (
     LINK_FROM_BYTES,
+    copy_whole,
     free_names,
     is_shared,
+    lacks_room,
     owner_of,
     pin,
 )
@@ -84,3 +87,18 @@ def test_a_name_that_is_written_again_is_taken_off_first(tmp_path: Path) -> None
     assert sorted(path.name for path in tag.iterdir()) == names[:1]
     (tag / names[1]).write_bytes(b"new")
     assert pins[1].at.stat().st_size == LINK_FROM_BYTES
+
+
+def test_a_copy_that_finds_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(_source: Path, target: Path) -> None:
+        target.write_bytes(b"ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"half")
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(OSError, match="No space") as caught:
+        copy_whole(tmp_path / "a", tmp_path / "b")
+    assert lacks_room(caught.value)
+    assert not (tmp_path / "b").exists()
