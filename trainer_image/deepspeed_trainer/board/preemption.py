@@ -106,6 +106,11 @@ class Preemption:
         if self._leave is None or due_at < self._leave.due_at:
             self._leave = _Leave(pod, grace_s, due_at)
 
+    def note_head(self, grace_s: float | None, now: float) -> None:
+        """The head's own pod was told to go, or was not: None."""
+        if grace_s is not None:
+            self.note_going("of the head", grace_s, now)
+
     def take(self, rank: int, fact: Mapping[str, Any], now: float) -> None:
         """Take one of FACTS."""
         match fact["kind"]:
