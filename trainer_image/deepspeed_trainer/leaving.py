@@ -61,6 +61,26 @@ def leave(folder: Path | None) -> None:
         (folder / _TENANTS / str(os.getpid())).unlink(missing_ok=True)
 
 
+class HeldPod:
+    """The pod of the board, which holds it from an attempt's first word to its end."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._is_held = False
+
+    def hold(self) -> float | None:
+        """Be waited for; returns the grace once the pod was told to go, None before."""
+        if not self._is_held:
+            enter(self._folder)
+            self._is_held = True
+        return read_grace_s(self._folder)
+
+    def release(self) -> None:
+        """Be waited for no more."""
+        leave(self._folder)
+        self._is_held = False
+
+
 @contextmanager
 def asking(folder: Path | None) -> Iterator[None]:
     """Wait for an answer of the head; without one the hook lets the pod go."""

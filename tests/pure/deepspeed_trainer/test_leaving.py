@@ -88,6 +88,18 @@ def test_a_rank_that_asks_and_is_answered_holds_its_pod(pod: Path) -> None:
     assert hook.wait(60) == 0
 
 
+def test_the_board_holds_its_pod_until_it_has_concluded(pod: Path) -> None:
+    held = leaving.HeldPod(pod)
+    assert held.hold() is None
+    hook = subprocess.Popen([sys.executable, *LEAVE_COMMAND[1:]], env=env_of(pod))
+    wait_until_told(pod)
+    assert held.hold() == 30.0
+    with pytest.raises(subprocess.TimeoutExpired):
+        hook.wait(1.0)
+    held.release()
+    assert hook.wait(60) == 0
+
+
 def test_who_leaves_twice_does_no_harm(pod: Path) -> None:
     leaving.enter(pod)
     leaving.leave(pod)

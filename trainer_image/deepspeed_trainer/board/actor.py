@@ -36,8 +36,6 @@ from deepspeed_trainer.contract import (
 )
 
 MAX_BOARDS: Final = 32
-HEAD: Final = "of the head"
-"""Where a sentence names the pod that goes."""
 PUBLISH_EVERY_S: Final = 0.2
 """How often what ranks tell is made an answer of; a thousand of them come within seconds."""
 QUIET: Final = frozenset({"step", "beat", "stack"})
@@ -64,8 +62,7 @@ class Board:
             "save_lost": self._take_lost_save,
             **dict.fromkeys(preemption.FACTS, self._take_preemption),
         }
-        self._pod = leaving.find_folder()
-        self._holds_pod = False
+        self._pod = leaving.HeldPod(leaving.find_folder())
         self._server = ProgressServer(port, token, self._answers.get)
         self._server.start()
 
@@ -107,8 +104,7 @@ class Board:
         if submission_id in self._storages:
             self._storages[submission_id].finish()
         self._publish(submission_id)
-        leaving.leave(self._pod)
-        self._holds_pod = False
+        self._pod.release()
         return self._answers[submission_id]
 
     def note_exported(self, submission_id: str, path: str | None, problem: str) -> str:
@@ -156,14 +152,10 @@ class Board:
         Facts of a round that has ended are dropped: they would be taken for the next one's.
         """
         attempt = self._attempts[submission_id]
-        if not self._holds_pod:
-            leaving.enter(self._pod)
-            self._holds_pod = True
+        attempt.preemption.note_head(self._pod.hold(), _now())
         begun = attempt.restarts
         for fact in facts if restart == begun else ():
             self._take(attempt, rank, fact)
-        if (grace_s := leaving.read_grace_s(self._pod)) is not None:
-            attempt.preemption.note_going(HEAD, grace_s, _now())
         if attempt.needs_resume:
             self._choose(attempt)
         orders = attempt.orders(rank, _now(), restart)

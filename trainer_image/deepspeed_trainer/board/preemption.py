@@ -106,6 +106,11 @@ class Preemption:
         if self._leave is None or due_at < self._leave.due_at:
             self._leave = _Leave(pod, grace_s, due_at)
 
+    def note_head(self, grace_s: float | None, now: float) -> None:
+        """The head's own pod was told to go, or was not: None."""
+        if grace_s is not None:
+            self.note_going("of the head", grace_s, now)
+
     def take(self, rank: int, fact: Mapping[str, Any], now: float) -> None:
         """Take one of FACTS."""
         match fact["kind"]:
@@ -166,11 +171,11 @@ class Preemption:
         self._look_at = now + LOOK_S_PER_RANK * max(0, self._world_size - MANY_RANKS)
         if self._is_agreed:
             return self._await_save(ranks, saved, now)
+        if ranks and all(state.end for state in ranks.values()):
+            return None  # how they ended is all that counts
         if saved.is_pending and now <= self._leave.due_at:
             return None  # what it takes, and what is lost, is known when it counts
-        if len(ranks) < self._world_size or not self._has_stepped(ranks):
-            return self._end(saved, "the ranks had not done a step yet")
-        why_not = self._find_hindrance(now)
+        why_not = self._find_hindrance(ranks, now)
         if why_not is not None:
             return self._end(saved, why_not)
         if len(self._answers.armed) == self._world_size:
@@ -183,8 +188,10 @@ class Preemption:
     def _has_stepped(self, ranks: Ranks) -> bool:
         return all(state.first_step is not None for state in ranks.values())
 
-    def _find_hindrance(self, now: float) -> str | None:
+    def _find_hindrance(self, ranks: Ranks, now: float) -> str | None:
         assert self._leave is not None  # noqa: S101  the caller looked
+        if len(ranks) < self._world_size or not self._has_stepped(ranks):
+            return "the ranks had not done a step yet"
         left_s = self._leave.due_at - now
         if len(self._savers) < self._world_size:
             absent = sorted(set(range(self._world_size)) - set(self._savers))

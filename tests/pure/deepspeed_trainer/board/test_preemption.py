@@ -7,7 +7,7 @@ import pytest
 
 from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.preemption import Preemption, Saved
-from deepspeed_trainer.board.ranks import RankState, SaveOrder
+from deepspeed_trainer.board.ranks import RankState, SaveOrder, Verdict
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.contract import Cause, Failure
 from tests.pure.deepspeed_trainer.makers import (
@@ -168,6 +168,18 @@ def test_a_program_that_ends_after_its_signal_has_not_succeeded() -> None:
         attempt.note_end(rank, ended(0), 8.0)
     attempt.orders(0, 8.5)
     assert "no step is lost" in failure(attempt).message
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_ranks_that_had_ended_before_are_judged_by_their_end(exit_code: int) -> None:
+    attempt = a_training_attempt(savers=False, distributed=False)
+    for rank in (0, 1):
+        attempt.note_end(rank, ended(exit_code), 5.2)
+    going(attempt)
+    assert attempt.orders(0, 5.6).may_leave
+    attempt.conclude(Verdict(), 6.0)
+    found = attempt.progress().failure
+    assert (found.cause if found else None) == (Cause.USER_ERROR if exit_code else None)
 
 
 def test_a_program_that_comes_to_its_end_before_the_step_has_succeeded() -> None:

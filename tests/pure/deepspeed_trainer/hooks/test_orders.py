@@ -22,6 +22,42 @@ from deepspeed_trainer.hooks.saves import SaveWatch
 from deepspeed_trainer.hooks.steps import StepWatch
 
 
+class Engine:
+    """As much of DeepSpeed's as the hooks see; each test patches a class of its own."""
+
+    def __init__(self) -> None:
+        self.optimizer = SimpleNamespace(step=lambda: None)
+        self.module = SimpleNamespace(training=True)
+        self.global_steps = 0
+        self.accumulates = False
+
+    def forward(self) -> None:
+        """Not looked at here."""
+
+    def backward(self) -> None:
+        """Not looked at here."""
+
+    def step(self) -> None:
+        if not self.accumulates:
+            self.optimizer.step()
+            self.global_steps += 1
+
+    def save_checkpoint(self, save_dir: Path, tag: str) -> None:
+        """Nothing is written."""
+
+    def load_checkpoint(self) -> None:
+        """Not looked at here."""
+
+    def zero_optimization_stage(self) -> int:
+        return 3
+
+    def scheduler_params(self) -> None:
+        return None
+
+    def train_batch_size(self) -> int:
+        return 8
+
+
 class Program:
     """A rank whose engine only counts."""
 
@@ -35,41 +71,11 @@ class Program:
         found = OrderPage.find(path)
         self.orders = SaveOrders(self.facts.append, self.steps, saves, found, signal_name)
 
-        class Engine:
-            def __init__(self) -> None:
-                self.optimizer = SimpleNamespace(step=lambda: None)
-                self.module = SimpleNamespace(training=True)
-                self.global_steps = 0
-
-            def forward(self) -> None:
-                """Not looked at here."""
-
-            def backward(self) -> None:
-                """Not looked at here."""
-
-            def step(self) -> None:
-                self.optimizer.step()
-                self.global_steps += 1
-
-            def save_checkpoint(self, save_dir: Path, tag: str) -> None:
-                """Nothing is written."""
-
-            def load_checkpoint(self) -> None:
-                """Not looked at here."""
-
-            def zero_optimization_stage(self) -> int:
-                return 3
-
-            def scheduler_params(self) -> None:
-                return None
-
-            def train_batch_size(self) -> int:
-                return 8
-
-        self.steps.patch(Engine)
-        saves.patch(Engine)
-        self.orders.patch_engine(Engine)
-        self.engine: Any = Engine()
+        engine: Any = type("PatchedEngine", (Engine,), {})
+        self.steps.patch(engine)
+        saves.patch(engine)
+        self.orders.patch_engine(engine)
+        self.engine: Any = engine()
 
     def told(self, *kinds: str) -> list[tuple[str, int]]:
         return [(f["kind"], f["step"]) for f in self.facts if f["kind"] in kinds]
@@ -192,7 +198,8 @@ def test_another_engine_is_not_held(tmp_path: Path) -> None:
     other = type(program.engine)()
     program.engine.step()
     program.page.write(1, is_agreed=True)
-    other.step()
+    with beside(other.step):
+        pass
     assert program.told("held") == []
 
 
@@ -219,6 +226,20 @@ def test_a_handler_runs_once_when_deepspeed_has_counted_the_step(tmp_path: Path)
     assert send_and_count(program, lambda engine: engine.step()) == [2]
     assert program.told("signalled") == [("signalled", 2)]
     assert [f["name"] for f in program.facts if f["kind"] == "saver"] == ["a handler of SIGUSR1"]
+
+
+def test_micro_batches_after_the_step_send_no_second_signal(tmp_path: Path) -> None:
+    program = Program(tmp_path, "SIGUSR1")
+    seen: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append(program.steps.done))
+    try:
+        program.page.write(1, is_agreed=True)
+        program.engine.step()
+        program.engine.accumulates = True
+        program.engine.step()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == [1]
 
 
 def test_a_handler_runs_where_the_program_steps_the_optimizer_itself(tmp_path: Path) -> None:
