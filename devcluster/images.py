@@ -47,6 +47,12 @@ class Unpacked:
     layers: tuple[Layer, ...]
 
 
+def size_bytes(image: Image) -> int:
+    """What one of our images takes on a node that holds nothing yet: its layers, unpacked."""
+    layers = json.loads(unpacked(image).manifest)["layers"]
+    return sum(int(layer["size"]) for layer in layers)
+
+
 def storage() -> Path:
     """The folder of buildah: layers of all images and of their stages."""
     return cache_dir() / "images" / "buildah"

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from shutil import which
 
-from devcluster import build, cluster, imagebuild
+from devcluster import build, cluster, imagebuild, images
 from devcluster.errors import DevclusterError, StepFailed
 from devcluster.imagebuild import Recipe
 from devcluster.paths import cache_dir
@@ -105,6 +105,17 @@ def summary(outcomes: Sequence[Outcome], total_s: float) -> str:
     return "\n".join([f"set-up took {total_s:.1f} s; the slowest steps:", *slowest])
 
 
+def describe_sizes() -> str:
+    """What our images take on a node, for those that are built."""
+    found = [(tag, images.built(tag)) for tag in (recipe.tag for recipe in RECIPES)]
+    sizes = [
+        f"{tag.partition('/')[2]} {images.size_bytes(image) / 1e9:.2f} GB"
+        for tag, image in found
+        if image is not None
+    ]
+    return f"images, unpacked: {', '.join(sizes)}"
+
+
 def name_in(registry: str, tag: str) -> str:
     """What an image of ours is called below a registry's address."""
     return f"{registry}/{tag.partition('/')[2]}"
@@ -136,6 +147,8 @@ def provide(steps: Sequence[Step]) -> None:
     began = time.monotonic()
     outcomes = run_steps(steps, logs=cache_dir() / "logs")
     print(summary(outcomes, time.monotonic() - began), file=sys.stderr)
+    if any(outcome.name.startswith("image ") and not outcome.cached for outcome in outcomes):
+        print(describe_sizes(), file=sys.stderr)
 
 
 def main() -> int:

@@ -79,6 +79,7 @@ async def run(settings: Settings) -> None:
 def _build_defaults(settings: Settings) -> Defaults:
     return Defaults(
         trainer_image=settings.trainer_image,
+        injector_image=settings.injector_image,
         progress_interval_s=settings.progress_interval_s,
         capacity_check=settings.capacity_check,
     )

@@ -27,6 +27,9 @@ class Settings:
     """DSJOB_NAMESPACE: the operator's own namespace, where its key lies.  Required."""
     trainer_image: str
     """DSJOB_TRAINER_IMAGE: image of jobs that name none.  Required."""
+    injector_image: str = ""
+    """DSJOB_INJECTOR_IMAGE: image whose trainer goes into images that jobs name, as a rule this
+    operator's own.  Default none: such images must hold the trainer."""
     watch_namespaces: tuple[str, ...] = ()
     """DSJOB_WATCH_NAMESPACES: namespaces with jobs, separated by commas.  Default: all."""
     progress_interval_s: int = 30
@@ -57,6 +60,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
     return Settings(
         namespace=own.namespace,
         trainer_image=own.trainer_image,
+        injector_image=_read(env, "DSJOB_INJECTOR_IMAGE", _read_text, own.injector_image),
         watch_namespaces=_read(env, "DSJOB_WATCH_NAMESPACES", _read_namespaces, ()),
         progress_interval_s=_read(
             env, "DSJOB_PROGRESS_INTERVAL_SECONDS", _whole(1, 3600), own.progress_interval_s

@@ -110,12 +110,18 @@ def test_a_pod_value_reaches_the_pod(cluster: Cluster, field: str) -> None:
 
 SETTINGS = {
     "DSJOB_TRAINER_IMAGE": ({"trainerImage": "r/t:1"}, "r/t:1"),
+    "DSJOB_INJECTOR_IMAGE": ({"image": {"repository": "r/o", "tag": "2"}}, "r/o:2"),
     "DSJOB_WATCH_NAMESPACES": ({"watchNamespaces": ["a", "b"]}, "a,b"),
     "DSJOB_PROGRESS_INTERVAL_SECONDS": ({"progressIntervalSeconds": 7}, "7"),
     "DSJOB_CAPACITY_CHECK": ({"capacityCheck": False}, "false"),
     "DSJOB_LOG_LEVEL": ({"log": {"level": "DEBUG"}}, "DEBUG"),
     "DSJOB_LOG_FORMAT": ({"log": {"format": "text"}}, "text"),
 }
+
+
+def test_injection_can_be_turned_off(cluster: Cluster) -> None:
+    [container] = pod_of(cluster, {"injectTrainer": False})["spec"]["containers"]
+    assert {e["name"]: e.get("value") for e in container["env"]}["DSJOB_INJECTOR_IMAGE"] == ""
 
 
 @pytest.mark.parametrize("name", SETTINGS)

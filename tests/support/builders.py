@@ -24,7 +24,9 @@ from deepspeed_operator.decide.observed import (
 from deepspeed_trainer.contract import Failure, Progress
 
 NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-DEFAULTS = Defaults(trainer_image="registry.example/trainer:1")
+DEFAULTS = Defaults(
+    trainer_image="registry.example/trainer:1", injector_image="registry.example/operator:1"
+)
 SHARED = ClaimFacts(access_modes=("ReadWriteMany",), phase="Bound")
 MET = Prerequisites(
     kuberay_served=True,

@@ -128,6 +128,8 @@ class Reason(StrEnum):
     """The code of spec.code cannot be had as it is asked for; no retry can help."""
     CODE_UNAVAILABLE = "CodeUnavailable"
     """The code of spec.code could not be fetched; another attempt may."""
+    IMAGE_UNSUPPORTED = "ImageUnsupported"
+    """The trainer cannot run in the image; what it lacks is in the message; no retry can help."""
     HEAD_LOST = "HeadLost"
     """The head pod that held the run is gone."""
     POD_FAILED = "PodFailed"

@@ -98,11 +98,11 @@ class DeepSpeedJobSpec(ApiModel):
         Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra=fixed("image"))]
         | None
     ) = None
-    """Image of head and workers: the trainer image or one built on it. Default: the operator's
-    trainer image. Fixed at creation."""
+    """Image of head and workers: any with Python, torch, DeepSpeed and Ray in the trainer's range,
+    into which the trainer is injected. Default: the operator's trainer image. Fixed at creation."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When nodes pull the image. Default: Kubernetes' rule by tag. A change counts for the next
-    RayCluster."""
+    """When nodes pull the image, and that of the injected trainer. Default: Kubernetes' rule by
+    tag. A change counts for the next RayCluster."""
     entrypoint: Entrypoint
     """What is run. Fixed at creation."""
     code: Annotated[Code, Field(json_schema_extra=fixed("code"))] | None = None

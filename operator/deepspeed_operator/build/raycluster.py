@@ -11,6 +11,7 @@ from deepspeed_operator.api import names
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.types import DeepSpeedJobSpec, RunCode
 from deepspeed_operator.build.code import add_fetcher
+from deepspeed_operator.build.inject import inject_trainer
 from deepspeed_operator.build.pods import STAY, build_head_pod, build_worker_pod
 from deepspeed_operator.build.sizing import PodSizes, derive_head_sizes, derive_worker_sizes
 from deepspeed_trainer import contract
@@ -51,11 +52,13 @@ def build_raycluster(
     image: str,
     *,
     trainer_image: str | None = None,
+    injector: str = "",
     frozen: RunCode | None = None,
 ) -> dict[str, Any]:
     """Return the RayCluster: a head without work and one worker pod a node.
 
     `trainer_image` fetches the code (default `image`), which is `frozen` once an attempt had it.
+    The trainer of the image `injector`, if there is one, goes into an image that the job names.
 
     Raises:
         InvalidJob: sizes that cannot be.
@@ -69,6 +72,8 @@ def build_raycluster(
     fetcher_image = trainer_image or image
     add_fetcher(head_pod["spec"], job, spec, image=fetcher_image, is_head=True, frozen=frozen)
     add_fetcher(worker_pod["spec"], job, spec, image=fetcher_image, is_head=False, frozen=frozen)
+    if injector and spec.image is not None:
+        head_pod, worker_pod = (inject_trainer(p, spec, injector) for p in (head_pod, worker_pod))
     return {
         "apiVersion": names.RAY_API_VERSION,
         "kind": "RayCluster",

@@ -92,6 +92,18 @@ def code_cannot_be_had(view: View) -> Plan | None:
     return _fail(view, attempt, cause, found.message)
 
 
+def image_is_unsupported(view: View) -> Plan | None:
+    """The injected trainer cannot run in the job's image; the next attempt would have the same."""
+    attempt = view.open_attempt
+    pod = trouble.find_failed_pod(view)
+    if attempt is None or attempt.state != "Opened" or pod is None or pod.exit is None:
+        return None
+    if pod.exit.code != contract.EXIT_IMAGE_UNSUPPORTED or not view.is_injected:
+        return None
+    message = trouble.describe_unsupported_image(view, pod.exit)
+    return _fail(view, attempt, Reason.IMAGE_UNSUPPORTED, message)
+
+
 def pod_failed_too_early(view: View) -> Plan | None:
     """A pod ended before the run was handed over; left alone, KubeRay would make it for ever."""
     attempt = view.open_attempt

@@ -14,7 +14,7 @@ from deepspeed_trainer.contract import FREE, REMEDIES, Remedy, derive_backoff_s
 
 HOPELESS = frozenset(
     {cause for cause, remedy in REMEDIES.items() if remedy is Remedy.NONE}
-    | {Reason.IMAGE_PULL_FAILED, Reason.CODE_REFUSED}
+    | {Reason.IMAGE_PULL_FAILED, Reason.IMAGE_UNSUPPORTED, Reason.CODE_REFUSED}
 )
 """Causes that the same program on the same image meets again."""
 

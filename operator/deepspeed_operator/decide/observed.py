@@ -157,6 +157,8 @@ class Defaults:
     """What the platform set for every job."""
 
     trainer_image: str
+    injector_image: str = ""
+    """Whose trainer goes into images that jobs name; empty: nobody's."""
     progress_interval_s: int = 30
     capacity_check: bool = True
     """Whether a device that no node offers holds a job back; off where nodes appear on demand."""

@@ -30,6 +30,7 @@ CHAIN: Final[tuple[Policy, ...]] = (
     ending.head_was_lost,
     ending.image_cannot_be_pulled,
     ending.code_cannot_be_had,
+    ending.image_is_unsupported,
     ending.pod_failed_too_early,
     resizing.size_was_changed,
     starting.cluster_is_absent,

@@ -58,6 +58,7 @@ def cluster_is_absent(view: View) -> Plan | None:
         attempt.cluster,
         view.image,
         trainer_image=view.defaults.trainer_image,
+        injector=view.defaults.injector_image,
         frozen=None if view.status.run is None else view.status.run.code,
     )
     return Plan(

@@ -5,7 +5,7 @@ Each function finds one fact and says it in a sentence for the user; reconcile g
 
 from datetime import timedelta
 
-from deepspeed_operator.decide.observed import PodFacts
+from deepspeed_operator.decide.observed import Exit, PodFacts
 from deepspeed_operator.decide.status import parse_time
 from deepspeed_operator.decide.view import View
 from deepspeed_trainer.contract import CodeFault
@@ -45,8 +45,10 @@ def pull_has_failed_for_good(view: View, pod: PodFacts) -> bool:
 def describe_failing_pull(view: View, pod: PodFacts) -> str:
     """Return the sentence for a pod whose image cannot be pulled."""
     detail = f"{pod.waiting.reason}: {pod.waiting.message}" if pod.waiting else ""
+    injector = view.defaults.injector_image
+    image = injector if view.is_injected and injector in detail else view.image
     return (
-        f"node {pod.node} cannot pull {view.image} for pod {pod.name} ({detail[:600]}); check the"
+        f"node {pod.node} cannot pull {image} for pod {pod.name} ({detail[:600]}); check the"
         " image's name and tag, the registry's credentials on the nodes and imagePullPolicy"
     )
 
@@ -76,6 +78,11 @@ def describe_exit(pod: PodFacts) -> str:
         f"pod {pod.name} on node {pod.node} ended with exit code {pod.exit.code}"
         f" ({pod.exit.reason}){detail}"
     )
+
+
+def describe_unsupported_image(view: View, end: Exit) -> str:
+    """Return the sentence for an image that the trainer cannot run in."""
+    return f"spec.image {view.image}: {end.message.strip()[:800]}"
 
 
 def find_unschedulable(view: View) -> PodFacts | None:

@@ -53,6 +53,11 @@ class View:
         return self.spec.image or self.defaults.trainer_image
 
     @property
+    def is_injected(self) -> bool:
+        """Whether the trainer is brought into the image."""
+        return bool(self.spec.image and self.defaults.injector_image)
+
+    @property
     def world_size(self) -> int:
         """Ranks of an attempt."""
         return self.spec.nodes * self.spec.gpus_per_node

@@ -114,7 +114,9 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> images.Image:
     config = json.dumps({"os": "linux"}).encode()
     name = hashlib.sha256(config).hexdigest()
     entry = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": f"sha256:{name}"}
-    manifest = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "config": entry}
+    sizes = [{"size": 30}, {"size": 12}]
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"mediaType": kind, "config": entry, "layers": sizes}
     layers = [
         {"id": "top", "parent": "base", "diff-digest": "sha256:2"},
         {"id": "base", "diff-digest": "sha256:1"},
@@ -136,6 +138,10 @@ def test_layers_are_used_where_buildah_has_them_the_lowest_first(image: images.I
     layers = images.unpacked(image).layers
     assert [layer.diff_id for layer in layers] == ["sha256:1", "sha256:2"]
     assert layers[0].folder == images.storage() / "overlay" / "base" / "diff"
+
+
+def test_an_image_is_as_large_as_its_layers(image: images.Image) -> None:
+    assert images.size_bytes(image) == 42
 
 
 def test_a_chain_is_named_after_all_its_layers() -> None:

@@ -28,7 +28,9 @@ def render(case: str) -> dict[str, Any]:
     job = a_job(case).with_spec(**spec).build()
     parsed = DeepSpeedJobSpec.model_validate(spec)
     cluster = derive_cluster_name(job.key.name, job.uid, 1)
-    return build_raycluster(job, parsed, cluster, parsed.image or "trainer:1")
+    return build_raycluster(
+        job, parsed, cluster, parsed.image or "trainer:1", injector="operator:1"
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

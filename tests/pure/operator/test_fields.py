@@ -238,7 +238,7 @@ def effects(job: JobBuilder) -> list[Any]:
     )
     spec = DeepSpeedJobSpec.model_validate(job.spec)
     image = spec.image or DEFAULTS.trainer_image
-    built = build_raycluster(job.build(), spec, "demo-1", image)
+    built = build_raycluster(job.build(), spec, "demo-1", image, injector=DEFAULTS.injector_image)
     job = job.with_status(decide(job, facts).status)
     name = cluster_name(job)
     up = observed(

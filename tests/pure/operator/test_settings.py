@@ -15,6 +15,7 @@ def test_each_variable_is_read() -> None:
     found = read_settings(
         {
             **LEAST,
+            "DSJOB_INJECTOR_IMAGE": "operator:1",
             "DSJOB_WATCH_NAMESPACES": " team-a, team-b,team-a,",
             "DSJOB_PROGRESS_INTERVAL_SECONDS": "5",
             "DSJOB_CAPACITY_CHECK": "False",
@@ -27,6 +28,7 @@ def test_each_variable_is_read() -> None:
     assert found == Settings(
         namespace="dsjob-system",
         trainer_image="trainer:1",
+        injector_image="operator:1",
         watch_namespaces=("team-a", "team-b"),
         progress_interval_s=5,
         capacity_check=False,

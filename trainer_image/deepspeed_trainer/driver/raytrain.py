@@ -7,7 +7,7 @@ are children that make it themselves.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,7 +138,9 @@ def no_restarts() -> Any:
     """Return the FailureConfig that leaves every restart to the operator and the board."""
     from ray.train import FailureConfig  # noqa: PLC0415
 
-    return FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0)
+    settings = ("max_failures", "controller_failure_limit", "max_preemption_failures")
+    known = {field.name for field in fields(FailureConfig)}  # the last one since Ray 2.58
+    return FailureConfig(**{name: 0 for name in settings if name in known})
 
 
 def _child_loop(contract: RunContract) -> _Loop:
