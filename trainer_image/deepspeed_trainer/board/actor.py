@@ -282,14 +282,15 @@ class Board:
             lambda storage: storage.commit(save, versions, metrics, _now()),
             number=save.number,
         )
-        if done:
-            attempt.note_committed(save, _now())
-            self._log(attempt, "committed", step=save.step, tag=save.tag, path=save.path)
-            self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
-        if done and attempt.saves.has_litter:
+        if not done:
+            attempt.saves.has_litter = True
+            return
+        attempt.note_committed(save, _now())
+        self._log(attempt, "committed", step=save.step, tag=save.tag, path=save.path)
+        self._at_storage(attempt, lambda storage: self._remove_surplus(attempt, storage))
+        if attempt.saves.has_litter:
             attempt.saves.has_litter = False
             self._at_storage(attempt, lambda storage: storage.sweep(save.number))
-        attempt.saves.has_litter |= not done
 
     def _remove_surplus(self, attempt: Attempt, storage: RunStorage) -> None:
         for path in storage.remove_surplus(_now()):
