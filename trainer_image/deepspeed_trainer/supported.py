@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 RANGES: Final = {
     "Python": ((3, 11), (3, 11)),
@@ -26,17 +26,21 @@ RANGES: Final = {
 
 RAY_PARTS: Final = ("aiohttp", "aiohttp_cors", "fsspec", "pyarrow")
 """Modules that only Ray's extras `default` and `train` bring."""
-BUCKETS: Final = "--buckets"
-"""Argument of a job that keeps its checkpoints in a bucket."""
+PARTS: Final = {
+    "--buckets": ("obstore", "spec.storage.uri", "use spec.storage.volumeClaim"),
+    "--export": ("safetensors", "spec.checkpoint.export", "remove the field"),
+}
+"""What a part of the job's spec needs besides, by the argument that stands for it."""
 ADVICE: Final = "use an image in range, or one built on the trainer image (docs/images.md)"
 
 
 def find_fault(
-    read: Callable[[str], str | None], has: Callable[[str], bool], *, buckets: bool
+    read: Callable[[str], str | None], has: Callable[[str], bool], parts: Iterable[str]
 ) -> str | None:
     """Return what an image lacks, as one sentence; None when the trainer can run in it.
 
-    `read` returns the version of a package, or None; `has` says whether a module is there.
+    `read` returns the version of a package, or None; `has` says whether a module is there,
+    and `parts` are keys of PARTS.
     """
     for name, (oldest, newest) in RANGES.items():
         found = read(name)
@@ -51,11 +55,12 @@ def find_fault(
             f"this image's Ray lacks {', '.join(lacking)}: install ray[default,train] in it,"
             " without which Ray serves no jobs and trains nothing"
         )
-    if buckets and not has("obstore"):
-        return (
-            "this image has no obstore, which spec.storage.uri needs: install obstore in it, use"
-            " spec.storage.volumeClaim, or an image built on the trainer image"
-        )
+    for module, field, other in (PARTS[part] for part in parts):
+        if not has(module):
+            return (
+                f"this image has no {module}, which {field} needs: install {module} in it, {other},"
+                " or use an image built on the trainer image"
+            )
     return None
 
 
@@ -83,7 +88,7 @@ def _has(module: str) -> bool:
 
 def main() -> int:
     """Return 1 after saying what does not fit."""
-    fault = find_fault(_read, _has, buckets=BUCKETS in sys.argv[1:])
+    fault = find_fault(_read, _has, sys.argv[1:])
     if fault is None:
         return 0
     sys.stderr.write(f"{fault}; its Python is {sys.executable}\n")

@@ -17,7 +17,8 @@ PACKAGE: Final = f"{contract.TRAINER_MOUNT}/deepspeed_trainer"
 STAGING: Final = "/trainer"
 """Where the init container sees the volume: its own trainer lies where the volume goes later."""
 BUCKETS: Final = "--buckets"
-"""Argument of the look at the image: the job keeps checkpoints in a bucket."""
+EXPORT: Final = "--export"
+"""Arguments of the look at the image: what the job needs besides (see the trainer's supported)."""
 
 
 def inject_trainer(pod: dict[str, Any], spec: DeepSpeedJobSpec, injector: str) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def inject_trainer(pod: dict[str, Any], spec: DeepSpeedJobSpec, injector: str) -
 
 def _build_entry(spec: DeepSpeedJobSpec) -> str:
     uses_bucket = spec.storage is not None and spec.storage.uri is not None
-    return " ".join([".", f"{PACKAGE}/enter.sh", *([BUCKETS] if uses_bucket else [])])
+    parts = {BUCKETS: uses_bucket, EXPORT: spec.checkpoint.export is not None}
+    return " ".join([".", f"{PACKAGE}/enter.sh", *(part for part, used in parts.items() if used)])
 
 
 def _build_lifecycle(lifecycle: dict[str, Any], spec: DeepSpeedJobSpec) -> dict[str, Any]:

@@ -17,14 +17,14 @@ PACKAGE = Path(supported.__file__).parent
 NEWEST = {name: f"{newest[0]}.{newest[1]}.3" for name, (_, newest) in supported.RANGES.items()}
 
 
-def find(found: dict[str, str], *lacking: str, buckets: bool = False) -> str | None:
-    return supported.find_fault(found.get, lambda name: name not in lacking, buckets=buckets)
+def find(found: dict[str, str], *lacking: str, part: str = "") -> str | None:
+    return supported.find_fault(found.get, lambda name: name not in lacking, [part] if part else [])
 
 
 def test_an_image_in_range_has_no_fault() -> None:
     oldest = {name: f"{oldest[0]}.{oldest[1]}" for name, (oldest, _) in supported.RANGES.items()}
     for found in (oldest, NEWEST, {**NEWEST, "torch": f"{NEWEST['torch']}a0+5228986c39.nv25.6"}):
-        assert find(found, buckets=True) is None
+        assert find(found, part="--buckets") is None
 
 
 @pytest.mark.parametrize("name", supported.RANGES)
@@ -51,11 +51,13 @@ def test_a_ray_without_its_extras_is_refused() -> None:
     assert "lacks aiohttp_cors, pyarrow: install ray[default,train]" in told
 
 
-def test_obstore_is_needed_for_buckets_alone() -> None:
-    assert find(NEWEST, "obstore") is None
-    told = find(NEWEST, "obstore", buckets=True)
+@pytest.mark.parametrize("part", supported.PARTS)
+def test_what_a_part_of_the_spec_needs_is_asked_for_only_then(part: str) -> None:
+    module, field, _ = supported.PARTS[part]
+    assert find(NEWEST, module) is None
+    told = find(NEWEST, module, part=part)
     assert told is not None
-    assert "spec.storage.uri" in told
+    assert f"no {module}, which {field} needs" in told
 
 
 def test_an_old_python_can_read_why_it_is_refused() -> None:

@@ -68,9 +68,11 @@ def test_nothing_is_injected_into(where: dict[str, Any]) -> None:
         assert "args" not in pod["containers"][0]
 
 
-def test_a_bucket_is_told_to_the_look_at_the_image() -> None:
-    for pod in pods(image="theirs:1", storage={"uri": "s3://a/b"}):
-        assert pod["containers"][0]["args"][0].split()[-1] == supported.BUCKETS
+def test_what_the_job_needs_besides_is_told_to_the_look_at_the_image() -> None:
+    export = {"safetensors": "BFloat16"}
+    for pod in pods(image="theirs:1", storage={"uri": "s3://a"}, checkpoint={"export": export}):
+        told = pod["containers"][0]["args"][0].split()[2:]
+        assert told == list(supported.PARTS)
 
 
 def test_the_pull_policy_is_that_of_both_images() -> None:

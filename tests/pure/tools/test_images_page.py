@@ -37,7 +37,7 @@ def test_the_trainer_image_is_in_range() -> None:
     versions = dict(re.findall(r"^(\w+)(?:\[.*\])?==(\S+)$", pinned, re.MULTILINE))
     versions["torch"] = DECLARED["TORCH"].partition("==")[2]
     versions["Python"] = DECLARED["BASE_IMAGE"].partition(":")[2].partition("-")[0]
-    assert supported.find_fault(versions.get, lambda _: True, buckets=True) is None
+    assert supported.find_fault(versions.get, lambda _: True, supported.PARTS) is None
 
 
 def test_the_build_arguments_are_the_dockerfiles() -> None:
@@ -58,7 +58,7 @@ def test_the_build_that_is_told_sets_arguments_that_exist() -> None:
 
 def test_the_sentence_on_the_page_is_the_trainers() -> None:
     found = {**dict.fromkeys(supported.RANGES, "0.0"), "Python": "3.11.7"}
-    told = supported.find_fault({**found, "torch": "1.13.1"}.get, lambda _: True, buckets=False)
+    told = supported.find_fault({**found, "torch": "1.13.1"}.get, lambda _: True, [])
     assert told is not None
     assert told in " ".join(PAGE.split())
     assert f"`{contract.TRAINER_MOUNT}`" in PAGE
