@@ -111,24 +111,23 @@ def test_a_function_is_resized_as_well(wide: RayCluster, storage: Path) -> None:
     assert (found.findings, len(found.steps)) == ([], 8)
 
 
-def test_it_is_converted_once_and_used_by_all_who_come_after(
+def test_what_is_saved_under_the_name_of_a_converted_one_is_new_and_whole(
     wide: RayCluster, storage: Path
 ) -> None:
-    """Also when the program saves under one name again and again."""
     job = Job(wide, storage)
     attempt(job, 1, 4, 2, 2, "--tag=last")
-    assert attempt(job, 2, 4, 1, 2, "--tag=last").of_kind("converted")
-    third = attempt(job, 3, 8, 1, 2, "--tag=last")
-    assert not third.of_kind("converted")
-    assert third.said(0)["mine"] == 4
-    (saved,) = third.of_kind("committed")
+    second = attempt(job, 2, 8, 1, 2, "--tag=last")
+    assert second.of_kind("converted")
+    (saved,) = second.of_kind("committed")
     named = json.loads((storage / saved["path"] / MANIFEST_FILE).read_text())["files"]
     assert named
     assert not [file for file in named if "/zero/" in file["path"]], "nothing old is saved along"
-    assert attempt(job, 4, 8, 1, 2).said(0)["loaded"] == third.said(0)["saved"]
+    third = attempt(job, 3, 8, 1, 2)
+    assert not third.of_kind("converted")
+    assert third.said(0)["loaded"] == second.said(0)["saved"]
 
 
-def test_a_size_that_cannot_share_the_batch_is_refused_with_those_that_can(
+def test_a_size_or_a_batch_that_cannot_be_is_refused_before_a_step(
     wide: RayCluster, storage: Path
 ) -> None:
     job = Job(wide, storage)
@@ -141,14 +140,9 @@ def test_a_size_that_cannot_share_the_batch_is_refused_with_those_that_can(
         failure.message
     )
     assert not (refused.folder / "logs" / "rank-00000.log").exists(), "no program was started"
-
-
-def test_another_global_batch_is_stopped_before_a_step(wide: RayCluster, storage: Path) -> None:
-    """As from a program that has its figures in its own code."""
-    job = Job(wide, storage)
-    attempt(job, 1, 4, 2, 2)
+    # As from a program that has its figures in its own code.
     own = {**config(2, 2), "train_batch_size": 4, "gradient_accumulation_steps": 2}
-    stopped = job.run(2, PROGRAM, "--until=8", nodes=1, ranks_per_node=1, deepspeed_config=own)
+    stopped = job.run(3, PROGRAM, "--until=8", nodes=1, ranks_per_node=1, deepspeed_config=own)
     failure = stopped.progress.failure
     assert failure is not None
     assert failure.cause is Cause.WRONG_BATCH_SIZE

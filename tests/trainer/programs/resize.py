@@ -79,7 +79,7 @@ def describe(engine: Any) -> dict[str, Any]:
     return {
         "states": digest.hexdigest(),
         "groups": [[group["lr"], group["weight_decay"]] for group in inner.param_groups],
-        "counters": sorted(float(state["step"]) for state in inner.state.values()),
+        "counters": sorted({float(state["step"]) for state in inner.state.values()}),
         "forwards": float(engine.module.forwards),
         "schedule": engine.lr_scheduler.state_dict(),
         "global_steps": engine.global_steps,
