@@ -72,7 +72,7 @@ def fill_config(
         "env": [*env, *own],
         "cwd": held.cwd,
         "capabilities": {},
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 65536, "soft": 65536}],
+        "rlimits": [],  # those of this machine: without rights no other can be set
     }
     config["root"] = {"path": str(root), "readonly": True}
     # Ray looks up its host's name, and without network only this one has an address.
