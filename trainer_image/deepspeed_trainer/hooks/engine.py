@@ -60,7 +60,8 @@ class EngineWatch:
         if makes_group:
             group = partial(_patch_group, self._report)
             named["torch.distributed.distributed_c10d"] = group
-            named.update(end_patches(Guard(self._report), self._saves.close))
+            for name, patch in end_patches(Guard(self._report), self._saves.close).items():
+                named[name] = _both(named[name], patch) if name in named else patch
         return named
 
     def describe_progress(self) -> Mapping[str, Any]:
@@ -101,6 +102,16 @@ class EngineWatch:
         values = {str(event[0])[:128]: format_decimal(float(event[1])) for event in events}
         if self._rank == 0 and values:
             self._report({"kind": "metrics", "values": values})
+
+
+def _both(first: Patch, second: Patch) -> Patch:
+    """Return the patch that does two in a row: a module is looked for once."""
+
+    def patch(module: ModuleType) -> None:
+        first(module)
+        second(module)
+
+    return patch
 
 
 def _patch_group(report: Report, module: ModuleType) -> None:
