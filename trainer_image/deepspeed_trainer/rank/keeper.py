@@ -165,7 +165,8 @@ class Keeper:
 
     def _pin_first(self, save: HeldSave) -> None:
         self._pin(save)
-        if save.fact.get("only") and not save.pins:
+        # Without ZeRO rank 0 alone writes; from stage 1 on every rank has optimizer states.
+        if save.fact.get("only") and save.fact["zero_stage"] and not save.pins:
             raise FileNotFoundError(f"nothing of this rank lies in {save.fact['folder']}")
 
     def _pin(self, save: HeldSave) -> None:

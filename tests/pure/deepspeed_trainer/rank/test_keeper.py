@@ -116,6 +116,17 @@ def test_a_save_of_which_nothing_is_there_is_told(rank: Rank) -> None:
     assert "nothing of this rank" in rank.facts[-1]["message"]
 
 
+def test_without_zero_rank_0_has_all_and_the_others_add_nothing(tmp_path: Path) -> None:
+    other = Rank(tmp_path, 1)
+    (other.work / "tag").mkdir(parents=True)
+    (other.work / "tag" / "mp_rank_00_model_states.pt").write_bytes(b"all")
+    fact = {"kind": "saved", "folder": str(other.work), "only": "tag", "tag": "tag", "step": 5}
+    other.keeper.note_saved({**fact, "zero_stage": 0, "source": "."})
+    other.keeper.note_closed()
+    assert (other.facts[-1]["kind"], other.facts[-1]["size_bytes"]) == ("closed", 0)
+    assert names(other.bring(1)) == []
+
+
 def test_older_saves_that_nobody_will_ask_for_leave_nothing_behind(rank: Rank) -> None:
     for step in (1, 2, 3):
         rank.save(step, f"tag{step}")
