@@ -13,6 +13,7 @@ import yaml
 
 from devcluster.cluster import Cluster
 from tests.support.gitserver import GitServer, git_server
+from tests.support.eventually import eventually
 from tests.support.kube import Kube, condition
 from tests.support.quickstart import Run
 
@@ -61,6 +62,9 @@ def test_a_second_attempt_runs_the_commit_of_the_first_though_the_branch_moved(
     )
     status = run.await_condition("Running")["status"]
     assert status["run"]["code"]["commit"] == first
+    for rank in (0, 1):
+        log = f"attempt-1/logs/rank-{rank:05d}.log"
+        eventually(lambda log=log: "has the" in (run.read(log) or ""), f"rank {rank} began")
     asked = len(server.met)
     second = repository.commit({"src/run.sh": PROGRAM, "src/version.txt": "the second commit"})
     assert second != first
