@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from devcluster.cluster import Cluster
-from tests.support.gitserver import GitServer, git_server
 from tests.support.eventually import eventually
+from tests.support.gitserver import GitServer, git_server
 from tests.support.kube import Kube, condition
 from tests.support.quickstart import Run
 
