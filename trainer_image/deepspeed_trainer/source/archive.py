@@ -99,6 +99,7 @@ def _download(url: str, secret: Secret, archive: Path) -> str:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             return _write(answer, archive)
     except urllib.error.HTTPError as error:
+        error.close()  # it is the answer too
         raise _read_answer(error.code, host) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
@@ -143,5 +144,6 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
+            fp.close()
             raise CodeRefused(f"{_FIELD}.uri: the server leads to an address without https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
