@@ -84,6 +84,7 @@ def test_a_second_attempt_runs_the_commit_of_the_first_though_the_branch_moved(
     assert PASSWORD not in yaml.safe_dump([job, *told])
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("operator")
 def test_a_second_attempt_has_the_files_of_the_first_though_the_config_map_is_gone(
     quickstart: Callable[..., Run], kube: Kube, namespace: str
@@ -107,6 +108,7 @@ def test_a_second_attempt_has_the_files_of_the_first_though_the_config_map_is_go
         assert f"attempt 2 of rank {rank} has the first files" in log
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("operator")
 def test_a_branch_that_is_not_there_fails_the_job_at_once_and_says_so(
     quickstart: Callable[..., Run], kube: Kube, namespace: str, server: GitServer

@@ -71,6 +71,7 @@ def test_an_image_out_of_range_is_refused_by_name(quickstart: Callable[..., Run]
     assert len(job["status"]["attempts"]) == 1, "no restart can help"
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("operator", "own_images")
 def test_a_bucket_without_obstore_is_refused_by_name(quickstart: Callable[..., Run]) -> None:
     run = quickstart(image=OWN, storage={"uri": "s3://runs/here"})
