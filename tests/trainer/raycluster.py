@@ -157,7 +157,10 @@ class RayCluster:
             return False
 
     def _alive(self) -> int:
-        nodes = self.ask("/nodes?view=summary")["data"]["summary"]
+        try:
+            nodes = self.ask("/nodes?view=summary")["data"]["summary"]
+        except (OSError, ValueError):
+            return 0  # a dashboard that just began may hang up
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
 
 

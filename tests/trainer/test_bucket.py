@@ -109,10 +109,9 @@ def test_what_given_up_saves_left_in_a_bucket_goes(
 def test_what_a_program_reports_is_in_the_bucket_and_comes_back(
     cluster: RayCluster, server: S3Server, storage: Path
 ) -> None:
-    job = Job(cluster, storage, storage=server.uri, deepspeed_config=None)
-    first = job.contract(
-        1, "own_trainer.py", entrypoint=Entrypoint(EntrypointKind.DRIVER, "own_trainer.py")
-    )
+    job = Job(cluster, storage, deepspeed_config=None)
+    plain = Entrypoint(EntrypointKind.DRIVER, "own_trainer.py")
+    first = job.contract(1, "own_trainer.py", entrypoint=plain, storage=server.uri)
     done = job.finish(first, job.start(first))
     assert done.exit_code == EXIT_SUCCEEDED, done.log
     assert done.progress.checkpoint is not None
@@ -120,7 +119,7 @@ def test_what_a_program_reports_is_in_the_bucket_and_comes_back(
     shutil.rmtree(pod_folder(first.submission_id))  # the pods' own disks are gone
 
     entrypoint = Entrypoint(EntrypointKind.DRIVER, "own_trainer.py", ("more",))
-    again = job.contract(2, "own_trainer.py", entrypoint=entrypoint)
+    again = job.contract(2, "own_trainer.py", entrypoint=entrypoint, storage=server.uri)
     resumed = job.finish(again, job.start(again))
     assert resumed.exit_code == EXIT_SUCCEEDED, resumed.log
     assert resumed.progress.resumed_from is not None
