@@ -8,7 +8,7 @@ from typing import Any
 
 from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.types import Code, DeepSpeedJobSpec, RunCode
-from deepspeed_operator.build.run import RUN_NAME, build_job_ref
+from deepspeed_operator.build.run import derive_storage_path
 from deepspeed_operator.errors import InvalidJob
 from deepspeed_trainer import contract
 
@@ -54,7 +54,7 @@ def build_code_mount(code: Code) -> dict[str, Any]:
 
 def derive_code_folder(job: JobFacts) -> str:
     """Return the folder of the run's copy, below the storage's root."""
-    return f"{contract.run_path(build_job_ref(job), RUN_NAME)}/{contract.CODE_DIR}"
+    return f"{derive_storage_path(job)}/{contract.CODE_DIR}"
 
 
 def derive_copy_path(job: JobFacts, frozen: contract.FrozenCode) -> str:

@@ -143,10 +143,10 @@ def _build_container(
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108  the one writable place
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-            # Nothing is left to drain when a pod of ours is told to end; by default Ray would keep
-            # the node's devices for another 30 seconds.
             {"name": contract.LEAVE_DIR_ENV, "value": LEAVE_DIR},
             {"name": contract.LEAVE_GRACE_ENV, "value": str(spec.preemption.grace_seconds)},
+            # Nothing is left to drain when a pod of ours is told to end; by default Ray would keep
+            # the node's devices for another 30 seconds.
             {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "1"},
             _from_field(contract.POD_NAME_ENV, "metadata.name"),
             _from_field(contract.POD_UID_ENV, "metadata.uid"),

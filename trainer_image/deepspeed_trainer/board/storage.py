@@ -264,8 +264,10 @@ class RunStorage:
         A converted copy too: it can be loaded by any number of ranks, its batch not shared by any.
         """
         contract = self._contract
+        if commit.world_size == contract.world_size:
+            return False
         manifest = self._read_manifest(self._full(commit))
-        if commit.world_size == contract.world_size or manifest is None:
+        if manifest is None:
             return False
         on_change = contract.on_world_size_change
         require_convertible(commit.path, manifest, contract.world_size, on_change)
