@@ -8,20 +8,20 @@ complete saves committed).  Time enters as an argument, files and network are th
 from collections.abc import Mapping
 from typing import Any, Final
 
-from deepspeed_trainer.board.failures import RankEnd, find_early_exit
+from deepspeed_trainer.board.failures import find_early_exit
 from deepspeed_trainer.board.figures import Figures
 from deepspeed_trainer.board.judgement import find_failure, find_notice
 from deepspeed_trainer.board.preemption import Preemption, Saved
 from deepspeed_trainer.board.ranks import (
     Launch,
     Orders,
-    RankState,
     Verdict,
     describe_launches,
     find_misplacement,
 )
 from deepspeed_trainer.board.resuming import Resuming, describe_ignored
 from deepspeed_trainer.board.room import Room
+from deepspeed_trainer.board.roster import Roster
 from deepspeed_trainer.board.rounds import Rounds
 from deepspeed_trainer.board.saves import OpenSaves, Save
 from deepspeed_trainer.board.vigil import Vigil
@@ -58,8 +58,7 @@ class Attempt:
         self.versions: dict[str, str] = {}
         self._rounds = Rounds(contract)
         self._vigil = Vigil(contract)
-        self._ranks: dict[int, RankState] = {}
-        self._before: dict[int, RankState] = {}  # the ranks of the round before
+        self._roster = Roster(contract.world_size)
         self._figures = Figures()
         self._resumed_from: ResumedFrom | None = None
         self._overrides: list[str] = []
@@ -67,7 +66,6 @@ class Attempt:
         self._failure: Failure | None = None
         self._round_failure: Failure | None = None
         self._is_judged = False
-        self._first_end_at: float | None = None
         self._looked_at, self._has_verdict = float("-inf"), False
         self._launches: dict[int, Launch] = {}
         self._updated_at = now
@@ -105,19 +103,13 @@ class Attempt:
     def note_hello(self, rank: int, hello: Mapping[str, Any], now: float) -> None:
         """A rank's supervisor is up; the last one to come completes the placement."""
         self._updated_at = now
-        self._ranks[rank] = RankState(
-            hello["pod"], hello["pod_uid"], hello["address"], int(hello["port"])
-        )
+        self._roster.add(rank, hello)
         self._vigil.note_hello(rank, hello["pod"])
-        if self._is_complete:
+        if self._roster.is_complete:
             self._make_launches()
-            misplaced = find_misplacement(self.contract, self._ranks)
+            misplaced = find_misplacement(self.contract, self._roster.ranks)
             if misplaced is not None:
                 self.fail(misplaced)
-
-    @property
-    def _is_complete(self) -> bool:
-        return len(self._ranks) == self.contract.world_size
 
     @property
     def has_failed(self) -> bool:
@@ -127,12 +119,12 @@ class Attempt:
     @property
     def needs_resume(self) -> bool:
         """Whether all ranks are there and wait to be told what to continue from."""
-        return self._is_complete and self.resuming.chosen is None and self._failure is None
+        return self._roster.is_complete and self.resuming.chosen is None and self._failure is None
 
     def note_figures(self, rank: int, fact: Mapping[str, Any], now: float) -> bool:
         """Take a `step` fact; True when the rank did its first step of this attempt."""
         self._updated_at = now
-        state = self._ranks[rank]
+        state = self._roster.ranks[rank]
         state.steps, state.begun = int(fact["done"]), int(fact["begun"])
         self.preemption.note_steps(rank, state.steps, now)
         first, is_new = fact.get("first"), state.first_step is None
@@ -155,12 +147,12 @@ class Attempt:
 
     def note_hook(self, rank: int, failure: str | None) -> None:
         """The hook is in place in a rank, or why it is not."""
-        self._ranks[rank].is_hooked = True
-        self._ranks[rank].hook_failure = failure or self._ranks[rank].hook_failure
+        self._roster.ranks[rank].is_hooked = True
+        self._roster.ranks[rank].hook_failure = failure or self._roster.ranks[rank].hook_failure
 
     def note_group(self, rank: int, size: int) -> None:
         """A rank made its process group; a wrong size ends the attempt."""
-        state = self._ranks[rank]
+        state = self._roster.ranks[rank]
         state.group_size = size
         if size != self.contract.world_size and self.contract.distributed:
             self.note_verdict(
@@ -181,7 +173,7 @@ class Attempt:
 
     def note_verdict(self, rank: int, cause: Cause, message: str) -> None:
         """A rank's hook found a reason to end the attempt."""
-        state, self._has_verdict = self._ranks[rank], True
+        state, self._has_verdict = self._roster.ranks[rank], True
         state.verdict, state.verdict_message = state.verdict or cause, message
 
     def note_loaded(self, rank: int, source: ResumedFrom) -> None:
@@ -203,10 +195,8 @@ class Attempt:
 
     def note_end(self, rank: int, end: Mapping[str, Any], now: float) -> None:
         """A rank's program ended; `end` are fields of RankEnd."""
-        state = self._ranks[rank]
         self._updated_at = now
-        self._first_end_at = self._first_end_at or now
-        state.end = self._describe_end(rank, state, self._count_ended(), **end)
+        self._roster.end(rank, end, now)
         self._vigil.note_end(rank)
         if self.phase is RunPhase.RUNNING:
             self.phase = RunPhase.FINISHING
@@ -217,17 +207,8 @@ class Attempt:
 
     def note_lost(self, lost: Mapping[int, str], restart: int | None = None) -> None:
         """Workers of these ranks died without a word of their own; `restart` is their round."""
-        if restart is not None and restart != self.restarts:
-            return
-        for rank, why in lost.items():
-            if rank not in self._ranks and rank in self._before:
-                gone = self._before[rank]
-                self._ranks[rank] = RankState(gone.pod, gone.pod_uid, gone.address, gone.port)
-            state = self._ranks.get(rank)
-            if state is not None and state.end is None:
-                state.verdict_message = state.verdict_message or why
-                ended = self._count_ended()
-                state.end = self._describe_end(rank, state, ended, exit_code=1, lost=True)
+        if restart is None or restart == self.restarts:
+            self._roster.lose(lost)
 
     def end_round(self, verdict: Verdict, now: float) -> float | None:
         """All workers have ended: return the seconds until they may start again, None for never.
@@ -260,10 +241,12 @@ class Attempt:
             is_worker = self.contract.entrypoint.kind.is_in_process
             return Orders(must_stop=is_worker, go_again=not is_worker)
         saved = Saved.of(self.checkpoint, self._resumed_from, is_pending=self.saves.is_waiting)
-        self._failure = self._failure or self.preemption.look(self._ranks, saved, now)
+        self._failure = self._failure or self.preemption.look(self._roster.ranks, saved, now)
         if self._end_round_of_supervisors(now):
             return Orders(go_again=True)
-        if self._is_complete and not self.preemption.is_on:  # who waits for the end does not hang
+        if (
+            self._roster.is_complete and not self.preemption.is_on
+        ):  # who waits for the end does not hang
             self._round_failure = self._round_failure or self._vigil.look(rank, now)
         must_stop = self._must_stop(now)
         return Orders(
@@ -295,8 +278,8 @@ class Attempt:
             submission_id=self.contract.submission_id,
             attempt=self.contract.attempt,
             phase=self.phase,
-            world_size=len(self._ranks),
-            nodes=len({state.pod_uid for state in self._ranks.values()}),
+            world_size=len(self._roster.ranks),
+            nodes=len({state.pod_uid for state in self._roster.ranks.values()}),
             **self._figures.describe(),
             checkpoint=self.checkpoint,
             resumed_from=self._resumed_from,
@@ -316,14 +299,14 @@ class Attempt:
         if self.phase is not RunPhase.RESTARTING:
             self.phase = RunPhase.RUNNING
         per_node = self.contract.entrypoint.per == "Node"
-        self._launches = describe_launches(self._ranks, names_hosts=per_node)
+        self._launches = describe_launches(self._roster.ranks, names_hosts=per_node)
 
     def _end_round_of_supervisors(self, now: float) -> bool:
         """Once all ranks of a round have ended, begin another one if that may be; True when so."""
         if self._failure is not None or self._is_judged or self.saves.is_waiting:
             return False
         is_in_process = self.contract.entrypoint.kind.is_in_process
-        if is_in_process or self._count_ended() < self.contract.world_size:
+        if is_in_process or not self._roster.has_ended:
             return False
         failure = self._find_failure(Verdict())
         self._is_judged = failure is None or not self._rounds.may_follow(failure)
@@ -333,67 +316,50 @@ class Attempt:
 
     def _begin_round(self, failure: Failure, now: float) -> float:
         """Forget what belongs to the round that ended; what it saved and did stays."""
-        of_rank = self._ranks.get(failure.rank or 0)
+        of_rank = self._roster.ranks.get(failure.rank or 0)
         wait_s = self._rounds.begin(failure, of_rank.steps if of_rank else 0, now)
-        self._before, self._ranks, self._launches = {**self._before, **self._ranks}, {}, {}
+        self._roster.begin_round()
+        self._launches = {}
         self.saves = OpenSaves(self.contract.world_size)
         self.resuming.begin_round()
         self._vigil.restart()
         self.preemption.begin_round()
-        self._round_failure = self._first_end_at = None
+        self._round_failure = None
         self._looked_at, self._has_verdict = float("-inf"), False
         self._updated_at = now
         self.phase = RunPhase.RESTARTING
         return wait_s
 
-    def _ends(self) -> list[RankEnd]:
-        """All ranks as ends; one that still runs counts as an end without a word."""
-        ended = self._count_ended()
-        return [
-            state.end or self._describe_end(rank, state, ended, exit_code=0, lost=True)
-            for rank, state in self._ranks.items()
-        ]
-
-    def _count_ended(self) -> int:
-        return sum(1 for state in self._ranks.values() if state.end)
-
-    def _describe_end(self, rank: int, state: RankState, order: int, **end: Any) -> RankEnd:
-        return RankEnd(
-            rank=rank,
-            node=state.pod,
-            order=order,
-            verdict=state.verdict,
-            verdict_message=state.verdict_message,
-            steps=state.steps,
-            begun=state.begun,
-            **end,
-        )
-
     def _must_stop(self, now: float) -> bool:
         if (self._failure or self._round_failure) is not None or self._has_verdict:
             return True
-        if self._first_end_at is None or now - self._first_end_at < SETTLE_S:
+        first_end_at = self._roster.first_end_at
+        if first_end_at is None or now - first_end_at < SETTLE_S:
             return False
-        ended = [state.end for state in self._ranks.values() if state.end]
-        if any(end.exit_code != 0 for end in ended):
+        if any(state.end and state.end.exit_code != 0 for state in self._roster.ranks.values()):
             return True
         if self.contract.distributed and now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
-            self._round_failure = find_early_exit(self._ends())
+            self._round_failure = find_early_exit(self._roster.ends())
         return self._round_failure is not None
 
     def _may_leave(self, rank: int) -> bool:
-        end = self._ranks[rank].end if rank in self._ranks else None
+        end = self._roster.ranks[rank].end if rank in self._roster.ranks else None
         if end is None or self.saves.is_waiting:
             return False
         if self.contract.entrypoint.kind.is_in_process and end.exit_code != 0:
             return True  # the others cannot be stopped from outside; Ray ends them
-        return all(state.end for state in self._ranks.values())
+        return all(state.end for state in self._roster.ranks.values())
 
     def _find_failure(self, verdict: Verdict) -> Failure | None:
-        return self._round_failure or find_failure(self.contract, self._ranks, verdict)
+        return self._round_failure or find_failure(self.contract, self._roster.ranks, verdict)
 
     def _notice(self) -> str | None:
         own = (self.preemption.notice, *self.resuming.notices, self._advice)
-        told = (find_notice(self._ranks), *own, self.saves.find_notice(), self._vigil.find_notice())
+        told = (
+            find_notice(self._roster.ranks),
+            *own,
+            self.saves.find_notice(),
+            self._vigil.find_notice(),
+        )
         return "; ".join(sentence for sentence in told if sentence)[:MAX_MESSAGE_CHARS] or None
