@@ -1,8 +1,7 @@
 """The HTTP endpoint on the head that the operator pulls progress from.
 
-One path, one method, Ray's own token, answers that are already made: nothing that a caller sends
-is looked at beyond the path and the token, and a slow caller costs one of a few threads for a few
-seconds.
+One path, one method, Ray's own token: nothing that a caller sends is looked at beyond the path and
+the token, and a slow caller costs one of a few threads for a few seconds.
 """
 
 import hmac
