@@ -57,6 +57,12 @@ def with_archive(**fields: Any) -> dict[str, Any]:
     return {**BASE, "storage": {"volumeClaim": "runs"}, "code": {"archive": archive}}
 
 
+def with_resume(mode: str, source: str | None = None) -> dict[str, Any]:
+    resume = {"mode": mode, **({"from": source} if source else {})}
+    checkpoint = {"checkpoint": {"resume": resume}}
+    return {**BASE, "storage": {"volumeClaim": "runs"}, **checkpoint}
+
+
 # sentence: (accepted, refused, path in the server's message)
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "storage is a volume or a bucket": (
@@ -305,6 +311,26 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {**BASE, "checkpoint": {"resume": {"mode": "Never"}}},
         {**BASE, "checkpoint": {"resume": {"mode": "Maybe"}}},
         "spec.checkpoint.resume.mode",
+    ),
+    "a source to begin from belongs to its mode": (
+        with_resume("From", "team/bert/uid/run-1"),
+        with_resume("Auto", "team/bert/uid/run-1"),
+        "spec.checkpoint.resume.from",
+    ),
+    "the mode From has a source": (
+        with_resume("From", "team/bert/uid/run-1/checkpoints/step-00000005-a1-1"),
+        with_resume("From"),
+        "spec.checkpoint.resume.from",
+    ),
+    "a source to begin from is a run's": (
+        with_resume("From", "team/bert/uid/run-1"),
+        with_resume("From", "team/bert/../run-1"),
+        "spec.checkpoint.resume.from",
+    ),
+    "a source to begin from lies on the job's storage": (
+        with_resume("From", "team/bert/uid/run-1"),
+        {k: v for k, v in with_resume("From", "team/bert/uid/run-1").items() if k != "storage"},
+        "spec.storage",
     ),
     "exported weights of a known type": (
         {**BASE, "checkpoint": {"export": {"safetensors": "Float16"}}},

@@ -51,7 +51,9 @@ class RayCluster:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": ":".join(
-                str(folder) for folder in (ROOT / "trainer_image", code, lib) if folder
+                str(folder)
+                for folder in (ROOT / "trainer_image", code, lib, os.environ.get("PYTHONPATH"))
+                if folder
             ),
             "HOME": str(self._folder),
             "RAY_AUTH_MODE": "token",

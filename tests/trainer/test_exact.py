@@ -10,7 +10,7 @@ from deepspeed_trainer.contract import EXIT_PROGRAM_FAILED, EXIT_SUCCEEDED
 from deepspeed_trainer.fingerprint.proof import History, compare, join
 from deepspeed_trainer.fingerprint.record import read_segments
 from tests.trainer.attempts import CONFIG, Job, Outcome
-from tests.trainer.raycluster import PROGRAMS, ROOT, RayCluster
+from tests.trainer.raycluster import PROGRAMS, ROOT, RayCluster, free_ports
 
 ACCUMULATING = {**CONFIG, "gradient_accumulation_steps": 2}
 KILLS = ("1:forward:4", "0:accumulation:5", "1:save:6", "0:hash:8")
@@ -55,7 +55,9 @@ def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     config.write_text(json.dumps(ACCUMULATING))
     ours = {name: value for name, value in os.environ.items() if not name.startswith("DSJOB_")}
     env = {**ours, "PYTHONPATH": str(ROOT / "trainer_image"), "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    # Not --standalone: that looks for the machine's own name, and a container may have none.
+    meet = ["--nnodes=1", "--master-addr=127.0.0.1", f"--master-port={free_ports(1)[0]}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, "--nproc-per-node=2"]
     command += [str(PROGRAMS / "exact.py"), f"--folder={folder}", "--deepspeed_config", str(config)]
     return subprocess.run(
         [*command, *words], env=env, capture_output=True, text=True, timeout=300, check=False

@@ -144,6 +144,7 @@ DEADMAN_S: Final = 60
 _DNS_NAME: Final = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _STORAGE: Final = r"(/|(s3|gs|abfs|abfss)://)[^\x00]+"
+_BELOW_ROOT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){3,}"
 _ENV_NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -246,6 +247,9 @@ class RunContract:
     """Absolute path of the shared volume, the same on every pod; or the URI of a bucket."""
     resume: str = "Auto"
     """Auto: from the run's newest good checkpoint. Never: from the beginning."""
+    resume_from: str | None = None
+    """Another run's folder, or a checkpoint's, below the storage's root: where a run begins that
+    has no checkpoint of its own."""
     on_ignored: str = "Fail"
     """What follows when the program does not load what it was to continue from: Fail, Continue."""
     on_world_size_change: str = "Convert"
@@ -318,6 +322,7 @@ class RunContract:
             deepspeed_config=_optional_mapping(fields, "deepspeed_config"),
             storage=fields.optional_text("storage", max_chars=1024, pattern=_STORAGE),
             resume=fields.choice("resume", ("Auto", "Never")),
+            resume_from=fields.optional_text("resume_from", max_chars=1024, pattern=_BELOW_ROOT),
             on_ignored=fields.choice("on_ignored", ("Fail", "Continue")),
             on_world_size_change=fields.choice("on_world_size_change", ("Convert", "Fail")),
             keep=Keep.from_fields(fields.section("keep")),

@@ -73,6 +73,8 @@ class Cause(StrEnum):
     """The program took its first step without the checkpoint that it was to continue from."""
     WORLD_SIZE_CHANGED = "WorldSizeChanged"
     """The newest checkpoint was saved by another number of ranks and was not converted."""
+    NO_SUCH_CHECKPOINT = "NoSuchCheckpoint"
+    """What checkpoint.resume.from names is not there, or nothing of it can be continued from."""
     WRONG_BATCH_SIZE = "WrongBatchSize"
     """With another number of ranks the program's global batch is another than that it had saved."""
     RANKS_MISSING = "RanksMissing"

@@ -35,6 +35,7 @@ REMEDIES: Final = {
     Cause.CONTRACT_INVALID: Remedy.NONE,
     Cause.RESUME_IGNORED: Remedy.NONE,
     Cause.WORLD_SIZE_CHANGED: Remedy.NONE,
+    Cause.NO_SUCH_CHECKPOINT: Remedy.NONE,
     Cause.WRONG_BATCH_SIZE: Remedy.NONE,
     Cause.SUPERSEDED: Remedy.NONE,
     Cause.PLACEMENT: Remedy.ATTEMPT,

@@ -6,7 +6,13 @@ from pydantic import Field
 
 from deepspeed_operator.api.schema import ApiModel, Name
 
-ResumeMode = Literal["Auto", "Never"]
+ResumeMode = Literal["Auto", "Never", "From"]
+RunOrCheckpoint = Annotated[
+    str,
+    Field(
+        max_length=1024, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){3,}$"
+    ),
+]
 
 
 class SecretRef(ApiModel):
@@ -47,7 +53,12 @@ class Resume(ApiModel):
     """Where a new attempt starts."""
 
     mode: ResumeMode = "Auto"
-    """Auto (default): from this run's newest verified checkpoint. Never: from the beginning."""
+    """Auto (default): from this run's newest verified checkpoint. Never: from the beginning. From:
+    as Auto, and a run that has no checkpoint yet begins from another run's."""
+    source: Annotated[RunOrCheckpoint | None, Field(alias="from")] = None
+    """With mode From: another run's folder on the same storage, <namespace>/<name>/<uid>/<run>, for
+    its newest checkpoint; or one checkpoint, as a job's status.checkpoint.path shows it. It is only
+    read."""
     on_ignored: Literal["Fail", "Continue"] = "Fail"
     """What follows when the program begins to train without the checkpoint. Fail (default): the run
     fails before more is lost. Continue: it trains on from the beginning, with a notice."""

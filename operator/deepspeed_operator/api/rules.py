@@ -102,6 +102,19 @@ SPEC_RULES = rules(
         path=".storage.secretRef",
     ),
     rule(
+        "!has(self.checkpoint) || !has(self.checkpoint.resume)"
+        " || has(self.checkpoint.resume.from)"
+        " == (has(self.checkpoint.resume.mode) && self.checkpoint.resume.mode == 'From')",
+        "checkpoint.resume.mode: From and checkpoint.resume.from go together",
+        path=".checkpoint.resume.from",
+    ),
+    rule(
+        "!has(self.checkpoint) || !has(self.checkpoint.resume)"
+        " || !has(self.checkpoint.resume.from) || has(self.storage)",
+        "checkpoint.resume.from names a run on the job's storage; set storage",
+        path=".storage",
+    ),
+    rule(
         "!has(self.deepspeed) || !(has(self.deepspeed.config) && has(self.deepspeed.configMap))",
         "set at most one of deepspeed.config and deepspeed.configMap",
         path=".deepspeed",

@@ -113,6 +113,11 @@ def prove(name: str, history: History) -> Report:
         f"{name}: {_count(steps, 'step')}, {_count(history.samples, 'sample')},"
         f" {_count(starts, 'start')}, {ranks} ranks"
     ]
+    if history.before:
+        lines.append(
+            f"  begins after step {history.before} with another run's checkpoint, and proves"
+            " nothing of what that one did"
+        )
     if history.findings:
         return Report((*lines, *(f"  {each}" for each in history.findings)), is_proven=False)
     lines.append("  no sample was skipped or repeated")
@@ -128,9 +133,10 @@ def judge(one: History, other: History, tolerance: float | None) -> Report:
     difference = compare(one, other, tolerance=tolerance)
     if difference is not None:
         return Report((difference,), is_proven=False)
-    shared = _count(min(len(one.steps), len(other.steps)), "step")
+    first, last = max(one.before, other.before), min(one.last, other.last)
+    shared = f"steps {first + 1} to {last}" if first else f"the first {_count(last, 'step')}"
     how = "the same bits" if tolerance is None else f"losses and norms within {tolerance:g}"
-    return Report((f"the same samples in the first {shared}, with {how}",), is_proven=True)
+    return Report((f"the same samples in {shared}, with {how}",), is_proven=True)
 
 
 def _run_of(path: Path) -> Path:

@@ -90,6 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"hang": {"enabled": True, "min_s": 1, "factor": 2, "start_deadline_s": 1, "max_s": 1}},
         "contract.hang.max_s",
     ),
+    "a source that leads out of the storage": (
+        {"resume_from": "a/b/c/../d"},
+        "contract.resume_from",
+    ),
     "a submission id with a slash": ({"submission_id": "a/b"}, "contract.submission_id"),
 }
 
@@ -104,7 +108,7 @@ def test_the_contract_refuses(case: str) -> None:
 
 def test_every_missing_field_is_named() -> None:
     plain = json.loads(a_contract().to_json())
-    optional = {"deepspeed_config", "export", "storage"}
+    optional = {"deepspeed_config", "export", "resume_from", "storage"}
     for name in plain.keys() - optional:
         rest = {key: value for key, value in plain.items() if key != name}
         with pytest.raises(ContractError, match=rf"contract\.{name}"):

@@ -170,6 +170,10 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "checkpoint.resume.onIgnored": ({}, {"checkpoint": {"resume": {"onIgnored": "Continue"}}}),
     "checkpoint.onWorldSizeChange": ({}, {"checkpoint": {"onWorldSizeChange": "Fail"}}),
+    "checkpoint.resume.from": (
+        {"checkpoint": {"resume": {"mode": "From", "from": "team/bert/uid/run-1"}}},
+        {"checkpoint": {"resume": {"mode": "From", "from": "team/bert/uid/run-2"}}},
+    ),
     "checkpoint.resume.mode": ({}, {"checkpoint": {"resume": {"mode": "Never"}}}),
     "failurePolicy.maxRestarts": (
         {"failurePolicy": {"maxRestarts": 0}},

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 
@@ -21,6 +21,7 @@ from deepspeed_trainer.board.storage import RunStorage
 from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.files import lacks_room
 from deepspeed_trainer.checkpoints.journal import Superseded
+from deepspeed_trainer.checkpoints.lineage import NoSuchCheckpoint
 from deepspeed_trainer.contract import (
     Cause,
     ContractError,
@@ -29,6 +30,12 @@ from deepspeed_trainer.contract import (
     ResumedFrom,
     RunContract,
 )
+
+_CAUSES: Final = {
+    CannotResize: Cause.WORLD_SIZE_CHANGED,
+    NoSuchCheckpoint: Cause.NO_SUCH_CHECKPOINT,
+    Superseded: Cause.SUPERSEDED,
+}
 
 
 class RecordedAttempt:
@@ -147,9 +154,9 @@ class RecordedAttempt:
 
     def _take_damaged(self, rank: int, fact: Mapping[str, Any]) -> None:
         if self.attempt.resuming.note_settled(int(fact["number"])):
-            names = {"path": fact["path"], "message": fact["message"]}
-            self._log("rejected", rank=rank, **names)
-            self._at_storage(lambda storage: storage.reject(fact["path"], fact["message"], _now()))
+            path, message = fact["path"], fact["message"]
+            self._log("rejected", rank=rank, path=path, message=message)
+            self._at_storage(lambda storage: storage.choosing.pass_over(path, message, _now()))
 
     def _take_converted(self, rank: int, fact: Mapping[str, Any]) -> None:
         """A copy for any number of ranks is there: it counts from now on, and is chosen next."""
@@ -223,9 +230,9 @@ class RecordedAttempt:
             self.attempt.resuming.choose(Resume(1), None)
             return
         try:
-            resume, passed_over = self._storage.choose()
-        except CannotResize as error:
-            self.attempt.fail(Failure(Cause.WORLD_SIZE_CHANGED, str(error)[:2048]))
+            resume, passed_over = self._storage.choosing.choose(_now())
+        except (CannotResize, NoSuchCheckpoint, Superseded) as error:
+            self.attempt.fail(Failure(_CAUSES[type(error)], str(error)[:2048]))
             return
         except OSError as error:
             self.attempt.fail(Failure(Cause.STORAGE, f"choosing a checkpoint: {error}"[:2048]))

@@ -8,34 +8,26 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from deepspeed_trainer.board.choosing import Choosing, read_manifest
 from deepspeed_trainer.board.eventfile import EventFile
 from deepspeed_trainer.board.leftsaves import find_left_saves
-from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.board.saves import OpenSaves, Save
-from deepspeed_trainer.checkpoints.choice import (
-    PassedOver,
-    describe_passed_over,
-    rank_candidates,
-    require_convertible,
-)
 from deepspeed_trainer.checkpoints.journal import (
     Commit,
     CommitKind,
-    Entry,
     EntryKind,
     Journal,
 )
-from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter, name_converted
+from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter
 from deepspeed_trainer.checkpoints.retention import find_surplus
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import (
     MANIFEST_FILE,
-    ContractError,
     RunContract,
     attempt_path,
     run_path,
 )
-from deepspeed_trainer.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestFile
+from deepspeed_trainer.manifest import Manifest, ManifestFile
 
 
 class RunStorage:
@@ -54,9 +46,7 @@ class RunStorage:
         self._run = run_path(contract.job, contract.run)
         self._journal = Journal(self._store, self._run)
         self._journal.open_epoch(contract.attempt, now)
-        self._passed: list[PassedOver] = []
-        self._resumed_from: str | None = None
-        self._choices = 0
+        self.choosing = Choosing(self._store, self._journal, contract)
         self._background = ThreadPoolExecutor(1, thread_name_prefix="storage")
         attempt = attempt_path(contract.job, contract.run, contract.attempt)
         self._events = EventFile(self._store, attempt)
@@ -75,32 +65,6 @@ class RunStorage:
         """The attempt has ended: bring what is left of its events to the storage."""
         self._background.submit(self._events.upload).result()
 
-    def choose(self) -> tuple[Resume, str | None]:
-        """Return what to continue from, and a sentence on a newer one that was passed over.
-
-        Where that has to be converted first, the answer says what and where to, and no more.
-
-        Raises:
-            CannotResize: it has to be, and cannot or shall not.
-        """
-        self._choices += 1
-        if self._contract.resume == "Never":
-            return Resume(self._choices), None
-        save, report = self._newest(CommitKind.SAVE), self._newest(CommitKind.REPORT)
-        found = save or report
-        for commit in (save, report):
-            if commit is not None and self._must_convert(commit):
-                return self._order_conversion(commit), None
-        self._resumed_from = found.path if found else None
-        resume = Resume(
-            number=self._choices,
-            save=self._full(save),
-            report=self._full(report),
-            step=found.step if found else 0,
-            attempt=found.epoch if found else 0,
-        )
-        return resume, describe_passed_over(self._passed, found.step if found else None)
-
     def commit_converted(
         self, source: str, path: str, files: tuple[ManifestFile, ...], now: float
     ) -> str:
@@ -111,9 +75,9 @@ class RunStorage:
         Raises:
             Superseded, OSError: as `commit`.
         """
-        below = source.removeprefix(f"{self._run}/")
+        below = self.choosing.below_run(source)
         commit = next(one for one in self._journal.record.alive if one.path == below)
-        manifest = self._read_manifest(source)
+        manifest = read_manifest(self._store, source)
         if manifest is None:
             raise FileNotFoundError(f"{source}/{MANIFEST_FILE} was there a moment ago")
         attempt = self._contract.attempt
@@ -126,18 +90,11 @@ class RunStorage:
             size_bytes=sum(file.size_bytes for file in files),
             universal=True,
         )
-        self._append(EntryKind.COMMITTED, now, commits=(converted,))
+        self._journal.note(EntryKind.COMMITTED, now, commits=(converted,))
         return (
             f"checkpoint {below} of step {commit.step}, saved by {commit.world_size} ranks, was"
             f" converted for {self._contract.world_size}"
         )
-
-    def reject(self, path: str, reason: str, now: float) -> None:
-        """Never take a checkpoint again; `path` is below the storage's root."""
-        below = path.removeprefix(f"{self._run}/")
-        commits = [commit for commit in self._journal.record.alive if commit.path == below]
-        self._passed += [PassedOver(commit, reason) for commit in commits]
-        self._append(EntryKind.REJECTED, now, path=below, reason=reason[:2048])
 
     def commit(
         self, save: Save, versions: Mapping[str, str], metrics: Mapping[str, str], now: float
@@ -174,7 +131,7 @@ class RunStorage:
             kind=CommitKind.REPORT if save.is_report else CommitKind.SAVE,
             metrics=metrics,
         )
-        self._append(EntryKind.COMMITTED, now, commits=(commit,))
+        self._journal.note(EntryKind.COMMITTED, now, commits=(commit,))
 
     def find_left(self, restart: int, known: OpenSaves) -> Iterator[Save]:
         """Yield saves that ranks held when they were killed, newest first; see `leftsaves`."""
@@ -183,9 +140,9 @@ class RunStorage:
     def remove_surplus(self, now: float) -> list[str]:
         """Delete what retention no longer wants; returns the paths, files go in the background."""
         alive, keep = self._journal.record.alive, self._contract.keep
-        surplus = find_surplus(alive, keep, self._resumed_from)
+        surplus = find_surplus(alive, keep, self.choosing.resumed_from)
         for commit in surplus:
-            self._append(EntryKind.DELETED, now, path=commit.path, reason="retention")
+            self._journal.note(EntryKind.DELETED, now, path=commit.path, reason="retention")
             self._background.submit(self.delete_files, f"{self._run}/{commit.path}")
         return [commit.path for commit in surplus]
 
@@ -223,7 +180,7 @@ class RunStorage:
 
         On a volume a large file has both names, and only without both is its room free.
         """
-        manifest = self._read_manifest(path)
+        manifest = read_manifest(self._store, path)
         self._store.remove(f"{path}/{MANIFEST_FILE}")
         if manifest is None:
             return
@@ -233,76 +190,6 @@ class RunStorage:
             if kept and own and own.exists() and own.samefile(kept):
                 self._store.remove(f"{saved}/{file.path}")
             self._store.remove(f"{path}/{file.path}")
-
-    def _append(
-        self,
-        kind: EntryKind,
-        now: float,
-        *,
-        commits: tuple[Commit, ...] = (),
-        path: str = "",
-        reason: str = "",
-    ) -> None:
-        epoch = self._contract.attempt
-        self._journal.append(
-            Entry(kind=kind, epoch=epoch, time=now, commits=commits, path=path, reason=reason)
-        )
-
-    def _newest(self, kind: CommitKind) -> Commit | None:
-        """Return the newest commit of a kind that is whole, as far as names and sizes tell."""
-        alive = self._journal.record.alive
-        for commit in rank_candidates(alive, kind, self._contract.world_size):
-            reason = self._find_gap(commit)
-            if reason is None:
-                return commit
-            self._passed.append(PassedOver(commit, reason))
-        return None
-
-    def _must_convert(self, commit: Commit) -> bool:
-        """Return whether a commit has to be converted; one that this size cannot have is refused.
-
-        A converted copy too: it can be loaded by any number of ranks, its batch not shared by any.
-        """
-        contract = self._contract
-        if commit.world_size == contract.world_size:
-            return False
-        manifest = self._read_manifest(self._full(commit))
-        if manifest is None:
-            return False
-        on_change = contract.on_world_size_change
-        require_convertible(commit.path, manifest, contract.world_size, on_change)
-        return not commit.universal
-
-    def _order_conversion(self, commit: Commit) -> Resume:
-        name = name_converted(commit.step, self._contract.attempt, commit.kind.lower())
-        into = f"{self._run}/{CHECKPOINTS}/{name}"
-        return Resume(self._choices, step=commit.step, convert=self._full(commit), into=into)
-
-    def _find_gap(self, commit: Commit) -> str | None:
-        path = self._full(commit)
-        manifest = self._read_manifest(path)
-        if manifest is None:
-            return "its manifest is missing or cannot be read"
-        sizes = self._store.list_sizes(path)
-        for file in manifest.files:
-            found = sizes.get(file.path)
-            if found is None:
-                return f"{file.path} is missing"
-            if found != file.size_bytes:
-                return f"{file.path} has {found} bytes, saved were {file.size_bytes}"
-        return None
-
-    def _read_manifest(self, path: str) -> Manifest | None:
-        data = self._store.read(f"{path}/{MANIFEST_FILE}")
-        if data is None or len(data) > MAX_MANIFEST_BYTES:
-            return None
-        try:
-            return Manifest.from_json(data)
-        except ContractError:
-            return None
-
-    def _full(self, commit: Commit | None) -> str:
-        return f"{self._run}/{commit.path}" if commit else ""
 
     def _unite(self, files: Sequence[ManifestFile], path: str) -> tuple[ManifestFile, ...]:
         """Return every file once; what several ranks wrote is read again, now that all are done."""

@@ -24,10 +24,12 @@ def rank_candidates(commits: Iterable[Commit], kind: CommitKind, world_size: int
     """Return the commits of a kind, newest first.
 
     Newest is the highest step; of two, what needs no conversion, then what was committed last.
+    What another run had saved counts less than anything of the run's own, whatever its step.
     """
     return sorted(
         (commit for commit in commits if commit.kind is kind),
         key=lambda commit: (
+            not commit.adopted,
             commit.step,
             commit.world_size == world_size and not commit.universal,
             commit.universal,

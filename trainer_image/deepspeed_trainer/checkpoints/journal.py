@@ -51,7 +51,10 @@ class CommitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A checkpoint that counts; `path` is below the run's folder, `time` in unix seconds."""
+    """A checkpoint that counts; `time` is in unix seconds.
+
+    `path` is below the run's folder; one that begins with `/` is below the storage's root.
+    """
 
     path: str
     step: int
@@ -65,12 +68,14 @@ class Commit:
     """What rank 0 had reported by then, decimal text by name: what the best one is found by."""
     universal: bool = False
     """Whether it is a converted copy that any number of ranks can load; see `resize`."""
+    adopted: bool = False
+    """Whether another run had saved it, and this one was told to continue from it."""
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
         """Read the JSON object."""
         return cls(
-            path=fields.text("path", max_chars=1024, pattern=r"[^/\x00][^\x00]*"),
+            path=fields.text("path", max_chars=1024, pattern=r"/?[^/\x00][^\x00]*"),
             step=fields.whole("step"),
             tag=fields.text("tag", max_chars=255),
             epoch=fields.whole("epoch", low=1, high=100_000),
@@ -80,6 +85,7 @@ class Commit:
             kind=CommitKind(fields.choice("kind", tuple(CommitKind))),
             metrics=fields.mapping("metrics"),
             universal=fields.optional_flag("universal"),
+            adopted=fields.optional_flag("adopted"),
         )
 
 
@@ -197,6 +203,20 @@ class Journal:
                 )
             if self._take_next(entry):
                 return
+
+    def note(
+        self,
+        kind: EntryKind,
+        now: float,
+        *,
+        commits: tuple[Commit, ...] = (),
+        path: str = "",
+        reason: str = "",
+    ) -> None:
+        """Append an entry of this writer's own epoch; raises as `append`."""
+        self.append(
+            Entry(kind=kind, epoch=self._epoch, time=now, commits=commits, path=path, reason=reason)
+        )
 
     def is_newest(self) -> bool:
         """Whether nobody has written since this writer did; a newer attempt would have.

@@ -8,7 +8,7 @@ from deepspeed_trainer.contract import Keep
 
 
 def find_surplus(commits: Sequence[Commit], keep: Keep, protected: str | None) -> list[Commit]:
-    """Return what may be deleted, oldest first.
+    """Return what may be deleted, oldest first; never what lies in another run's folder.
 
     The newest of each kind stays whatever is said, and so does `protected`, the path that the
     running attempt was continued from.
@@ -18,14 +18,14 @@ def find_surplus(commits: Sequence[Commit], keep: Keep, protected: str | None) -
     kept = {protected}
     for kind in CommitKind:
         # A converted copy counts for nothing beside the checkpoint that it was made from.
-        saved = (c for c in commits if c.kind is kind and not c.universal)
+        saved = (c for c in commits if c.kind is kind and not (c.universal or c.adopted))
         own = sorted(saved, key=lambda c: (c.step, c.time))
         kept |= {commit.path for commit in own[-max(1, keep.last) :]}
         if keep.every:
             kept |= {commit.path for commit in own if commit.step % keep.every == 0}
         best = find_best(own, keep)
         kept |= {best.path} if best else set()
-    surplus = [commit for commit in commits if commit.path not in kept]
+    surplus = [c for c in commits if c.path not in kept and not c.path.startswith("/")]
     return sorted(surplus, key=lambda commit: (commit.step, commit.time))
 
 

@@ -59,10 +59,17 @@ class History:
     steps: list[Done] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    before: int = 0
+    """Steps that another run had done, where this one began from its checkpoint."""
     redone: int = 0
     """Steps that were lost by a kill and done again."""
     redone_alike: int = 0
     """How many of those had the same losses and gradient norms, bit by bit."""
+
+    @property
+    def last(self) -> int:
+        """The number of the last step."""
+        return self.before + len(self.steps)
 
     @property
     def samples(self) -> int:
@@ -99,11 +106,13 @@ def compare(one: History, other: History, *, tolerance: float | None) -> str | N
     Samples must be the same.  Losses and gradient norms must be the same bit by bit, or with a
     `tolerance` differ by at most that share; the number of ranks may then differ, too.
     """
-    for left, right in zip(one.steps, other.steps, strict=False):
+    first = max(one.before, other.before)
+    steps = [history.steps[first - history.before :] for history in (one, other)]
+    for left, right in zip(*steps, strict=False):
         difference = _difference(left, right, tolerance)
         if difference is not None:
             return f"step {left.number} is the first that differs: {difference}"
-    if not one.steps or not other.steps:
+    if not all(steps):
         return "there is nothing to compare"
     return None
 
@@ -132,10 +141,12 @@ def _add(history: History, ranks: Mapping[int, Segment]) -> None:
         history.complain(f"the ranks of {name} did not start from the same state")
         return
     known = first.step
-    if known > len(history.steps):
+    if not history.starts and first.attempt == 1:
+        history.before = known  # nothing of this run was there to continue from
+    if not history.before <= known <= history.last:
         history.complain(
             f"{name} continues after step {known}, and there is a record up to step "
-            f"{len(history.steps)} alone"
+            f"{history.last} alone"
         )
         return
     done = [
@@ -145,6 +156,7 @@ def _add(history: History, ranks: Mapping[int, Segment]) -> None:
     if not done:
         return  # no step was done by all ranks: what the attempt began left nothing behind
     _check_link(history, [segment.start for segment in ordered])
+    known -= history.before
     lost = history.steps[known:]
     again = list(zip(lost, done, strict=False))
     history.redone += len(again)
@@ -159,11 +171,15 @@ def _add(history: History, ranks: Mapping[int, Segment]) -> None:
 def _check_link(history: History, starts: Sequence[Start]) -> None:
     """Complain when an attempt does not continue what the history holds."""
     first = starts[0]
-    if first.step == 0:
+    if first.step == history.before:
+        if first.step:  # what came before is the other run's to prove
+            if history.starts and history.starts[0].position != first.position:
+                history.complain(f"{_name(first)} begins at another sample than the first start")
+            return
         if first.position or any(start.chain != BEGINNING for start in starts):
             history.complain(f"{_name(first)} claims a past before its first step")
         return
-    before = history.steps[first.step - 1]
+    before = history.steps[first.step - history.before - 1]
     if first.position != before.ranks[0].position + before.start.layout.step_samples:
         history.complain(
             f"{_name(first)} continues after step {first.step} at sample {first.position}; that "
@@ -203,7 +219,7 @@ def _check_chains(history: History, ordered: Sequence[Segment]) -> None:
 
 def _check_samples(history: History) -> None:
     """Complain when samples are skipped, repeated, or not those that the order says."""
-    due = 0
+    due = history.starts[0].position if history.before else 0
     for done in history.steps:
         layout, order = done.start.layout, done.start.order
         found = {step.position for step in done.ranks}

@@ -148,10 +148,12 @@ class Keeper:
             sys.stderr.write(f"{log.name} was not uploaded: {error}\n")
 
     def close(self) -> None:
-        """Stop; what is not brought by now is dropped."""
+        """Stop; what is not brought by now is dropped, unless the head may finish it."""
         self._worker.shutdown(wait=False, cancel_futures=True)
+        # A rank that fails may leave before another has told that it holds the same save.
+        left = {self._ordered, *(held.fact["number"] for held in self._left)}
         with self._lock:
-            for save in [save for save in self._saves.values() if save.number != self._ordered]:
+            for save in [save for save in self._saves.values() if save.number not in left]:
                 self._drop(save)
         shutil.rmtree(self._staging, ignore_errors=True)
 

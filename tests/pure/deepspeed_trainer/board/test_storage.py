@@ -11,10 +11,11 @@ from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.board.storage import RunStorage
 from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.journal import Superseded
+from deepspeed_trainer.checkpoints.lineage import NoSuchCheckpoint
 from deepspeed_trainer.contract import MANIFEST_FILE, Keep, ManifestFile
 from tests.pure.deepspeed_trainer.makers import a_contract
 
-RUN = "team/bert/uid-1/run-1"
+RUN, RUN2 = "team/bert/uid-1/run-1", "team/bert/uid-1/run-2"
 NAMES = ("zero_pp_rank_0_x.pt", "zero_pp_rank_1_x.pt")
 
 
@@ -30,10 +31,11 @@ def commit(
     report: bool = False,
     folder: str = "",
     unresizable: str = "",
+    run: str = RUN,
 ) -> Path:
     """Commit a checkpoint of two ranks; returns its folder."""
     own = f"{'report' if report else 'step'}-{step}"
-    path = f"{RUN}/checkpoints/{folder or own}"
+    path = f"{run}/checkpoints/{folder or own}"
     (volume / path).mkdir(parents=True)
     save = Save(
         step, path, "tag", step, 3, ".", report, batch=Batch(8, 2, 2), unresizable=unresizable
@@ -52,14 +54,14 @@ def test_the_next_attempt_continues_from_the_newest_of_each_kind(tmp_path: Path)
     for step in (5, 10):
         commit(first, tmp_path, step)
     commit(first, tmp_path, 7, report=True)
-    resume, passed = open_attempt(tmp_path, 2).choose()
+    resume, passed = open_attempt(tmp_path, 2).choosing.choose(1.0)
     assert (resume.save, resume.step, resume.attempt) == (f"{RUN}/checkpoints/step-10", 10, 1)
     assert (resume.report, passed) == (f"{RUN}/checkpoints/report-7", None)
 
 
 def test_a_run_that_shall_not_resume_does_not(tmp_path: Path) -> None:
     commit(open_attempt(tmp_path, 1), tmp_path, 5)
-    resume, _ = open_attempt(tmp_path, 2, resume="Never").choose()
+    resume, _ = open_attempt(tmp_path, 2, resume="Never").choosing.choose(1.0)
     assert (resume.save, resume.step) == ("", 0)
 
 
@@ -80,7 +82,7 @@ def test_a_harmed_checkpoint_is_passed_over_with_the_reason(tmp_path: Path, harm
     commit(first, tmp_path, 5)
     act, reason = HARMS[harm]
     act(commit(first, tmp_path, 10))
-    resume, passed = open_attempt(tmp_path, 2).choose()
+    resume, passed = open_attempt(tmp_path, 2).choosing.choose(1.0)
     assert resume.step == 5
     assert passed is not None
     assert "checkpoints/step-10 of step 10" in passed
@@ -92,13 +94,13 @@ def test_a_rejected_checkpoint_is_never_taken_again(tmp_path: Path) -> None:
     commit(first, tmp_path, 5)
     commit(first, tmp_path, 10)
     second = open_attempt(tmp_path, 2)
-    resume, _ = second.choose()
-    second.reject(resume.save, "rank 1: other bytes", 1.0)
-    again, passed = second.choose()
+    resume, _ = second.choosing.choose(1.0)
+    second.choosing.pass_over(resume.save, "rank 1: other bytes", 1.0)
+    again, passed = second.choosing.choose(1.0)
     assert (again.step, again.number) == (5, 2)
     assert passed is not None
     assert "rank 1: other bytes" in passed
-    assert open_attempt(tmp_path, 3).choose()[0].step == 5
+    assert open_attempt(tmp_path, 3).choosing.choose(1.0)[0].step == 5
 
 
 def test_a_folder_without_a_commit_is_no_checkpoint(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_a_folder_without_a_commit_is_no_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / RUN / "checkpoints" / "step-5"
     folder.mkdir(parents=True)
     (folder / NAMES[0]).write_text("half")
-    assert open_attempt(tmp_path, 2).choose()[0].save == ""
+    assert open_attempt(tmp_path, 2).choosing.choose(1.0)[0].save == ""
 
 
 def test_a_superseded_attempt_commits_and_deletes_nothing(tmp_path: Path) -> None:
@@ -116,9 +118,9 @@ def test_a_superseded_attempt_commits_and_deletes_nothing(tmp_path: Path) -> Non
     with pytest.raises(Superseded):
         commit(old, tmp_path, 10)
     with pytest.raises(Superseded):
-        old.reject(f"{RUN}/checkpoints/step-5", "damaged", 1.0)
+        old.choosing.pass_over(f"{RUN}/checkpoints/step-5", "damaged", 1.0)
     assert (kept / MANIFEST_FILE).exists()
-    assert open_attempt(tmp_path, 3).choose()[0].step == 5
+    assert open_attempt(tmp_path, 3).choosing.choose(1.0)[0].step == 5
 
 
 def test_retention_says_so_first_and_then_deletes(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_retention_says_so_first_and_then_deletes(tmp_path: Path) -> None:
     assert gone == ["checkpoints/step-5"]
     storage._background.shutdown(wait=True)
     assert [folder.exists() for folder in folders] == [False, True, True]
-    assert open_attempt(tmp_path, 2).choose()[0].step == 15
+    assert open_attempt(tmp_path, 2).choosing.choose(1.0)[0].step == 15
 
 
 def test_the_programs_own_names_go_too_for_they_hold_the_room(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_the_programs_own_names_go_too_for_they_hold_the_room(tmp_path: Path) ->
 def test_the_checkpoint_that_the_attempt_came_from_is_kept(tmp_path: Path) -> None:
     commit(open_attempt(tmp_path, 1), tmp_path, 5)
     second = open_attempt(tmp_path, 2, keep=Keep(last=1))
-    second.choose()
+    second.choosing.choose(1.0)
     for step in (10, 15):
         commit(second, tmp_path, step)
     assert second.remove_surplus(1.0) == ["checkpoints/step-10"]
@@ -200,27 +202,27 @@ def test_another_number_of_ranks_has_the_newest_converted_first(tmp_path: Path) 
     commit(first, tmp_path, 5)
     commit(first, tmp_path, 10)
     storage = open_attempt(tmp_path, 2, nodes=4)
-    order, _ = storage.choose()
+    order, _ = storage.choosing.choose(1.0)
     assert (order.convert, order.save) == (f"{RUN}/checkpoints/step-10", "")
     told = convert(storage, tmp_path, order.convert, order.into)
     assert told == (
         "checkpoint checkpoints/step-10 of step 10, saved by 2 ranks, was converted for 4"
     )
-    resume, passed = storage.choose()
+    resume, passed = storage.choosing.choose(1.0)
     assert (resume.save, resume.step, passed) == (order.into, 10, None)
     for attempt, size, path in ((3, 8, order.into), (4, 2, f"{RUN}/checkpoints/step-10")):
-        resume, _ = open_attempt(tmp_path, attempt, nodes=size).choose()
+        resume, _ = open_attempt(tmp_path, attempt, nodes=size).choosing.choose(1.0)
         assert (resume.convert, resume.save) == ("", path), "converted once, or not needed"
     with pytest.raises(CannotResize, match="3 ranks cannot share"):
-        open_attempt(tmp_path, 5, nodes=3).choose()
+        open_attempt(tmp_path, 5, nodes=3).choosing.choose(1.0)
 
 
 def test_what_a_conversion_left_half_done_is_never_chosen(tmp_path: Path) -> None:
     commit(open_attempt(tmp_path, 1), tmp_path, 5)
-    order, _ = open_attempt(tmp_path, 2, nodes=1).choose()
+    order, _ = open_attempt(tmp_path, 2, nodes=1).choosing.choose(1.0)
     (tmp_path / order.into).mkdir(parents=True)
     (tmp_path / order.into / "fp32.pt").write_text("half")
-    again, _ = open_attempt(tmp_path, 3, nodes=1).choose()
+    again, _ = open_attempt(tmp_path, 3, nodes=1).choosing.choose(1.0)
     assert again.convert == order.convert
     assert again.into != order.into
 
@@ -237,7 +239,7 @@ def test_a_size_that_cannot_be_is_refused_though_an_older_checkpoint_would_fit(
     ):
         storage = open_attempt(tmp_path, len(changes) + 2, **changes)
         with pytest.raises(CannotResize, match=reason):
-            storage.choose()
+            storage.choosing.choose(1.0)
 
 
 def test_retention_keeps_the_copy_that_is_continued_from_and_no_other(tmp_path: Path) -> None:
@@ -246,11 +248,98 @@ def test_retention_keeps_the_copy_that_is_continued_from_and_no_other(tmp_path: 
     commit(first, tmp_path, 4)
     commit(first, tmp_path, 5)
     second = open_attempt(tmp_path, 2, nodes=1, keep=keep)
-    order, _ = second.choose()
+    order, _ = second.choosing.choose(1.0)
     convert(second, tmp_path, order.convert, order.into)
-    second.choose()
+    second.choosing.choose(1.0)
     commit(second, tmp_path, 6)
     assert second.remove_surplus(1.0) == ["checkpoints/step-4"]
     third = open_attempt(tmp_path, 3, nodes=1, keep=keep)
-    third.choose()
+    third.choosing.choose(1.0)
     assert third.remove_surplus(1.0) == [order.into.removeprefix(f"{RUN}/")]
+
+
+def open_other(volume: Path, **changes: object) -> RunStorage:
+    """A run of the same name, told to begin from the first one."""
+    fields = {"run": "run-2", "resume_from": RUN, **changes}
+    return open_attempt(volume, int(str(fields.pop("attempt", 1))), **fields)
+
+
+def test_a_run_begins_from_another_and_then_only_its_own_counts(tmp_path: Path) -> None:
+    older = open_attempt(tmp_path, 1)
+    commit(older, tmp_path, 5)
+    commit(older, tmp_path, 10)
+    commit(older, tmp_path, 7, report=True)
+    other = open_other(tmp_path)
+    resume, told = other.choosing.choose(1.0)
+    assert (resume.save, resume.step, told) == (f"{RUN}/checkpoints/step-10", 10, None)
+    assert resume.report == f"{RUN}/checkpoints/report-7"
+    commit(other, tmp_path, 2, run=RUN2)
+    later = open_other(tmp_path, attempt=2, keep=Keep(last=1))
+    resume, _ = later.choosing.choose(1.0)
+    assert resume.save == f"{RUN2}/checkpoints/step-2", "its own, though the step is a lower one"
+    commit(later, tmp_path, 3, run=RUN2)
+    commit(later, tmp_path, 4, run=RUN2)
+    assert later.remove_surplus(1.0) == ["checkpoints/step-3"], "what it began from is not its own"
+    assert open_attempt(tmp_path, 2).choosing.choose(1.0)[0].step == 10
+
+
+def test_one_checkpoint_of_a_run_can_be_named(tmp_path: Path) -> None:
+    older = open_attempt(tmp_path, 1)
+    for step in (5, 10):
+        commit(older, tmp_path, step)
+    named = open_other(tmp_path, resume_from=f"{RUN}/checkpoints/step-5")
+    assert named.choosing.choose(1.0)[0].step == 5
+
+
+def test_damage_in_what_a_run_begins_from_leads_to_the_one_before_and_never_to_zero(
+    tmp_path: Path,
+) -> None:
+    older = open_attempt(tmp_path, 1)
+    for step in (5, 10):
+        commit(older, tmp_path, step)
+    other = open_other(tmp_path)
+    resume, _ = other.choosing.choose(1.0)
+    other.choosing.pass_over(resume.save, "rank 1 found other bytes", 1.0)
+    resume, told = other.choosing.choose(1.0)
+    assert resume.step == 5
+    assert told is not None
+    assert "rank 1 found other bytes" in told
+    other.choosing.pass_over(resume.save, "also harmed", 1.0)
+    with pytest.raises(NoSuchCheckpoint, match="also harmed"):
+        other.choosing.choose(1.0)
+    assert open_attempt(tmp_path, 2).choosing.choose(1.0)[0].step == 10, "the other run decides"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("team/bert/uid-9/run-1", "is no run with checkpoints"),
+        (f"{RUN}/checkpoints/step-9", "has no checkpoint checkpoints/step-9 that counts; its"),
+    ],
+)
+def test_a_source_that_is_not_there_says_what_is(tmp_path: Path, source: str, words: str) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    with pytest.raises(NoSuchCheckpoint, match=words):
+        open_other(tmp_path, resume_from=source).choosing.choose(1.0)
+
+
+def test_another_number_of_ranks_converts_what_it_begins_from_into_its_own_folder(
+    tmp_path: Path,
+) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    other = open_other(tmp_path, nodes=1)
+    order, _ = other.choosing.choose(1.0)
+    assert order.convert == f"{RUN}/checkpoints/step-5"
+    assert order.into.startswith(f"{RUN2}/checkpoints/")
+    convert(other, tmp_path, order.convert, order.into)
+    assert other.choosing.choose(1.0)[0].save == order.into
+
+
+def test_a_run_that_begins_at_zero_names_older_ones_of_its_name(tmp_path: Path) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    _, told = open_attempt(tmp_path, 1, run="run-2").choosing.choose(1.0)
+    assert told is not None
+    assert f"{RUN} (step 5)" in told
+    assert "checkpoint.resume.mode: From" in told
+    _, told = open_attempt(tmp_path, 1, run="run-3", resume="Never").choosing.choose(1.0)
+    assert told is None, "it was told to begin anew"

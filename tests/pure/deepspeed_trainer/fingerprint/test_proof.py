@@ -177,6 +177,34 @@ def test_a_gap_between_attempts_is_found() -> None:
     ]
 
 
+def test_a_run_that_began_from_another_ones_checkpoint_proves_its_own_steps() -> None:
+    """Its first attempt says so; what a later one continues from has to be its own."""
+    attempts = [Attempt(0, 6), Attempt(6, 8), Attempt(6, 9), Attempt(8, 12)]
+    earlier = {1: 9, 2: 1, 3: 2, 4: 3}
+    own = [
+        replace(each, start=replace(each.start, attempt=earlier[each.start.attempt]))
+        for each in record(attempts)
+        if each.start.attempt > 1
+    ]
+    history = join(own)
+    assert (history.findings, history.before, history.last) == ([], 6, 12)
+    assert [done.number for done in history.steps] == list(range(7, 13))
+    assert history.redone == 2 + 1
+    calm = join(record([Attempt(0, 12)]))
+    assert compare(history, calm, tolerance=None) is None
+    assert compare(calm, join(record([Attempt(0, 6)])), tolerance=None) is None
+    assert compare(history, join(record([Attempt(0, 6)])), tolerance=None) is not None
+
+
+def test_a_run_that_began_anew_at_another_sample_of_the_other_run_is_found() -> None:
+    first, again = record([Attempt(6, 8)]), record([Attempt(6, 9)])
+    moved = [
+        replace(each, start=replace(each.start, attempt=2, position=each.start.position + 1))
+        for each in again
+    ]
+    assert "attempt 2 begins at another sample" in join([*first, *moved]).findings[0]
+
+
 def test_a_missing_rank_is_found() -> None:
     assert join(record([Attempt(0, 3)])[:1]).findings == ["attempt 1 has no record of rank 1"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, pod_folder
+from deepspeed_trainer.contract import Entrypoint, EntrypointKind
 from deepspeed_trainer.rank.keeper import Keeper
 from tests.pure.deepspeed_trainer.makers import a_contract
 
@@ -21,13 +22,18 @@ class Rank:
     """One rank's program and its keeper, on a volume."""
 
     def __init__(
-        self, folder: Path, rank: int = 0, restart: int = 0, storage: str | None = None
+        self,
+        folder: Path,
+        rank: int = 0,
+        restart: int = 0,
+        storage: str | None = None,
+        **changes: Any,
     ) -> None:
         self.volume = folder / "volume"
         self.volume.mkdir(exist_ok=True)
         self.work = folder / "work"
         self.facts: list[Mapping[str, Any]] = []
-        contract = a_contract(storage=storage or str(self.volume))
+        contract = a_contract(storage=storage or str(self.volume), **changes)
         self.keeper = Keeper(contract, rank, restart, self.facts.append)
 
     def save(self, step: int, tag: str = "tag", **files: bytes) -> None:
@@ -164,6 +170,17 @@ def test_what_was_not_brought_at_the_end_leaves_nothing_on_the_volume(rank: Rank
     assert (rank.volume / rank.facts[0]["path"]).exists()
     rank.keeper.close()
     assert not (rank.volume / rank.facts[0]["path"]).exists()
+
+
+def test_a_worker_that_fails_leaves_its_closed_saves_to_the_head(tmp_path: Path) -> None:
+    function = Entrypoint(EntrypointKind.FUNCTION, "pkg:train")
+    rank = Rank(tmp_path, entrypoint=function)
+    for step in (1, 2, 3):
+        rank.save(step, tag=f"step{step}")
+        rank.keeper.note_closed()
+    rank.keeper.close()
+    lying = [(rank.volume / fact["path"]).exists() for fact in rank.facts]
+    assert lying == [False, True, True], "as many as its record names"
 
 
 def test_a_save_is_skipped_while_others_wait_for_a_bucket_on_a_disk_that_is_full(
