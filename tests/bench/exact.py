@@ -6,6 +6,9 @@ save and while the save is hashed; where and when follows from the seed.  Compar
 and gradient norms of every step, and a hash of each rank's shard at the end.  A third run, whose
 seed of dropout differs, shows that the comparison can fail.
 
+Two further runs have no dropout, whose masks no number of ranks can share: one undisturbed, one
+that is killed twice and goes on with one rank, then with two again.
+
 Run it with a Python that has ray, torch, deepspeed and transformers:
 `python -m tests.bench.exact --model MODEL --text WORDNET --out exact.json`
 """
@@ -16,6 +19,7 @@ import platform
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import deepspeed
 import ray
 import torch
 
+from deepspeed_trainer.batching import read_batch, refit, write_batch
 from deepspeed_trainer.contract import EXIT_SUCCEEDED
 from deepspeed_trainer.fingerprint.proof import History, compare, join
 from deepspeed_trainer.fingerprint.record import from_bits, read_segments
@@ -32,6 +37,9 @@ from tests.trainer.raycluster import RayCluster
 PHASES = ("forward", "accumulation", "save", "hash")
 SAVE_EVERY = 2
 TAIL_STEPS = 2
+SIZES = (2, 1, 2)
+TOLERANCE = 0.01
+"""Share by which losses and norms of a resized run may differ: sums of floats in another order."""
 
 
 def plan_kills(seed: int, count: int) -> list[str]:
@@ -81,15 +89,18 @@ def measure(
     }
     words = [f"--model={args.model.absolute()}", f"--text={args.text.absolute()}"]
     words += [f"--steps={steps}", f"--save-every={SAVE_EVERY}"]
-    runs: dict[str, tuple[Job, Outcome]] = {}
+    runs: dict[str, Outcome] = {}
     for name, deaths, seed in (
         ("undisturbed", [], 7),
         ("killed", kills, 7),
         ("other seed", [], 8),
     ):
         job = Job(cluster, storage, deepspeed_config=config)
-        runs[name] = (job, train(job, [*words, f"--seed={seed}"], deaths))
-    histories = {name: read_history(outcome) for name, (_, outcome) in runs.items()}
+        runs[name] = train(job, [*words, f"--seed={seed}"], deaths)
+    words.append("--dropout=0")
+    for name, sizes in (("no dropout", SIZES[:1]), ("resized", SIZES)):
+        runs[name] = resize(Job(cluster, storage), config, words, steps, sizes)
+    histories = {name: read_history(outcome) for name, outcome in runs.items()}
     return describe(args, kills, runs, histories)
 
 
@@ -105,6 +116,28 @@ def train(job: Job, words: list[str], deaths: list[str]) -> Outcome:
         print(f"attempt {attempt}: from step {resumed}, killed {kill}", flush=True)
         forget_old_saves(job, outcome, attempt)
     outcome = job.run(len(deaths) + 1, "exact.py", *words)
+    if outcome.exit_code != EXIT_SUCCEEDED:
+        raise RuntimeError(outcome.log[-3000:])
+    return outcome
+
+
+def resize(
+    job: Job, config: dict[str, Any], words: list[str], steps: int, sizes: Sequence[int]
+) -> Outcome:
+    """Run a job with one number of ranks after the other, each attempt but the last killed."""
+    batch = read_batch(config, sizes[0])
+    if batch is None:
+        raise ValueError("the configuration has no batch size")
+    for attempt, ranks in enumerate(sizes, start=1):
+        own = write_batch(config, refit(batch, ranks))
+        end = steps * attempt // len(sizes)
+        death = [f"--kill=0:forward:{end}"] if attempt < len(sizes) else []
+        outcome = job.run(
+            attempt, "exact.py", *words, *death, nodes=ranks, ranks_per_node=1, deepspeed_config=own
+        )
+        source = outcome.progress.resumed_from
+        print(f"{ranks} ranks: from step {source.step if source else 0} to {end}", flush=True)
+        forget_old_saves(job, outcome, attempt)
     if outcome.exit_code != EXIT_SUCCEEDED:
         raise RuntimeError(outcome.log[-3000:])
     return outcome
@@ -130,13 +163,12 @@ def read_history(outcome: Outcome) -> History:
 def describe(
     args: argparse.Namespace,
     kills: list[str],
-    runs: dict[str, tuple[Job, Outcome]],
+    runs: dict[str, Outcome],
     histories: dict[str, History],
 ) -> dict[str, Any]:
     """Return the figures and what they say."""
     shards = {
-        name: [outcome.said(rank)["shard"] for rank in (0, 1)]
-        for name, (_, outcome) in runs.items()
+        name: [outcome.said(rank)["shard"] for rank in (0, 1)] for name, outcome in runs.items()
     }
     calm, killed, other = (histories[name] for name in ("undisturbed", "killed", "other seed"))
     difference = compare(calm, killed, tolerance=None)
@@ -153,16 +185,33 @@ def describe(
         "stepsDoneAgainAlike": killed.redone_alike,
         "control": compare(calm, other, tolerance=None),
         "controlShardsAlike": shards["undisturbed"] == shards["other seed"],
+        "resized": describe_resize(histories["no dropout"], histories["resized"]),
     }
     return {
         "verdict": verdict,
         "seed": args.seed,
         "kills": kills,
         "shards": shards,
+        "fingerprints": {
+            name: [step.chain for step in history.steps[-1].ranks]
+            for name, history in histories.items()
+        },
         "curves": {name: curve(history) for name, history in histories.items()},
-        "segments": segments(runs["killed"][1]),
+        "segments": {name: segments(runs[name]) for name in ("killed", "resized")},
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "versions": {each.__name__: str(each.__version__) for each in (torch, deepspeed, ray)},
+    }
+
+
+def describe_resize(one: History, other: History) -> dict[str, Any]:
+    """Samples are compared exactly, losses and norms within the tolerance."""
+    pairs = [(a.mean_loss, b.mean_loss) for a, b in zip(one.steps, other.steps, strict=True)]
+    return {
+        "ranks": [start.layout.world_size for start in other.starts],
+        "firstDifference": compare(one, other, tolerance=TOLERANCE),
+        "tolerance": TOLERANCE,
+        "largestDifferenceOfLoss": max(abs(a - b) / abs(a) for a, b in pairs),
+        "findings": [*one.findings, *other.findings],
     }
 
 

@@ -29,6 +29,7 @@ PARSER.add_argument("--workers", type=int, default=0)
 PARSER.add_argument("--folder", help="default: DSJOB_CHECKPOINT_DIR")
 PARSER.add_argument("--kill", default="-1:never:0")
 PARSER.add_argument("--model", type=Path, help="folder of a BERT; default: a small net")
+PARSER.add_argument("--dropout", type=float, default=0.1, help="of the BERT")
 PARSER.add_argument("--text", type=Path, help="folder of WordNet's files")
 deepspeed.add_config_arguments(PARSER)
 
@@ -81,7 +82,10 @@ def load_parts(args: argparse.Namespace) -> tuple[torch.nn.Module, Any, str]:
         return {**batch, "labels": torch.tensor([pair.label for pair in chosen])}
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.model, num_labels=2, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1
+        args.model,
+        num_labels=2,
+        hidden_dropout_prob=args.dropout,
+        attention_probs_dropout_prob=args.dropout,
     )
     loader = torch.utils.data.DataLoader(
         pairs, batch_size=4, collate_fn=encode, num_workers=args.workers
