@@ -23,7 +23,8 @@ PROGRAM = ("/opt/trainer/bin/python", "-m", "pytest", "-c", "/src/tests/trainer/
 ACCELERATE = "accelerate==1.15.0"
 LIMIT_S = 1800
 SUBJECTS = sorted(file.name for file in (ROOT / "tests" / "trainer").glob("test_*.py"))
-OF_EXAMPLES = "test_examples.py"
+WITH_FRAMEWORKS = ("test_examples.py", "test_frameworks.py", "test_preemption.py")
+"""Their programs import Transformers, Accelerate or Lightning, which the examples' image has."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,14 +59,17 @@ def install(folder: Path, *packages: str) -> None:
 
 
 @pytest.mark.seed("S4", "DeepSpeed's ops built in advance")
-@pytest.mark.parametrize("subject", [name for name in SUBJECTS if name != OF_EXAMPLES])
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s not in WITH_FRAMEWORKS])
 def test_the_trainers_own_tests_pass_in_its_image(site: Path, tmp_path: Path, subject: str) -> None:
     run_inside(TRAINER, subject, site, tmp_path)
 
 
-def test_the_examples_pass_in_their_image(site_of_examples: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("subject", WITH_FRAMEWORKS)
+def test_the_examples_and_frameworks_pass_in_the_examples_image(
+    site_of_examples: Path, tmp_path: Path, subject: str
+) -> None:
     run_steps(image_steps(FOR_EXAMPLES), logs=tmp_path)
-    run_inside(EXAMPLES, OF_EXAMPLES, site_of_examples, tmp_path)
+    run_inside(EXAMPLES, subject, site_of_examples, tmp_path)
 
 
 def run_inside(image: str, subject: str, site: Path, tmp_path: Path) -> None:
