@@ -3,7 +3,8 @@
 Here only names and sizes are looked at; the ranks read every byte before they start.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints.choice import (
@@ -37,6 +38,28 @@ class Choosing:
         self._number = 0
         self.resumed_from: str | None = None
         """The commit's path of what is continued from."""
+        self._older: str | None = None
+        self._offered: list[Commit] = []
+        self._no_source: NoSuchCheckpoint | None = None
+
+    def look_around(self) -> None:
+        """Read what other runs have, while no rank waits for an answer yet.
+
+        Raises:
+            OSError: what the job names cannot be read.
+        """
+        contract = self._contract
+        if contract.resume == "Never" or self._journal.record.alive:
+            return
+        if contract.resume_from is not None:
+            try:
+                self._offered = read_checkpoints(self._store, contract.resume_from)
+            except NoSuchCheckpoint as error:
+                self._no_source = error
+            return
+        with suppress(OSError):  # a courtesy
+            older = find_older_runs(self._store, contract.job, contract.run)
+            self._older = describe_older_runs(older)
 
     def choose(self, now: float) -> tuple[Resume, str | None]:
         """Return what to continue from, and a sentence that the user should know of it.
@@ -59,6 +82,8 @@ class Choosing:
             if commit is not None and self._must_convert(commit):
                 return self._order_conversion(commit), None
         found = save or report
+        if found is None:
+            self._refuse_to_forget()
         self.resumed_from = found.path if found else None
         resume = Resume(
             number=self._number,
@@ -87,15 +112,22 @@ class Choosing:
 
     def _describe(self, found: Commit | None) -> str | None:
         passed_over = describe_passed_over(self._passed, found.step if found else None)
-        if found is not None or passed_over is not None:
-            return passed_over
-        contract = self._contract
-        return describe_older_runs(find_older_runs(self._store, contract.job, contract.run))
+        return passed_over if found is not None else self._older
+
+    def _refuse_to_forget(self) -> None:
+        """A run that had checkpoints does not begin at step 0 by itself."""
+        passed = [f"{one.commit.path}: {one.reason}" for one in self._passed]
+        reasons = passed or [self._journal.record.rejected]
+        if any(reasons):
+            raise NoSuchCheckpoint(
+                f"this run has saved checkpoints, and none can be continued from: {reasons[-1]};"
+                " begin anew with checkpoint.resume.mode: Never"
+            )
 
     def _find(self, kind: CommitKind = CommitKind.SAVE) -> Commit | None:
         return self._newest(self._journal.record.alive, kind)
 
-    def _newest(self, commits: Iterable[Commit], kind: CommitKind) -> Commit | None:
+    def _newest(self, commits: Sequence[Commit], kind: CommitKind) -> Commit | None:
         """Return the newest commit of a kind that is whole, as far as names and sizes tell."""
         for commit in rank_candidates(commits, kind, self._contract.world_size):
             reason = self._find_gap(commit)
@@ -106,8 +138,10 @@ class Choosing:
 
     def _adopt(self, source: str, now: float) -> None:
         """Let another run's newest checkpoints count in this one; what is lost is never silent."""
+        if self._no_source is not None:
+            raise self._no_source
         known = {one.commit.path for one in self._passed}
-        offered = [one for one in read_checkpoints(self._store, source) if one.path not in known]
+        offered = [one for one in self._offered if one.path not in known]
         newest = [self._newest(offered, kind) for kind in CommitKind]
         adopted = tuple(commit for commit in newest if commit is not None)
         if not adopted:

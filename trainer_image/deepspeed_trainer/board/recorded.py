@@ -49,6 +49,7 @@ class RecordedAttempt:
             "damaged": self._take_damaged,
             "converted": self._take_converted,
             "unconverted": self._take_unconverted,
+            "no_storage": self._take_no_storage,
             "closed": self._take_closed,
             "brought": self._take_brought,
             "save_lost": self._take_lost_save,
@@ -156,7 +157,9 @@ class RecordedAttempt:
         if self.attempt.resuming.note_settled(int(fact["number"])):
             path, message = fact["path"], fact["message"]
             self._log("rejected", rank=rank, path=path, message=message)
-            self._at_storage(lambda storage: storage.choosing.pass_over(path, message, _now()))
+            if not self._at_storage(lambda s: s.choosing.pass_over(path, message, _now())):
+                why = f"that {path} is damaged could not be written down: {message}"
+                self.attempt.fail(Failure(Cause.STORAGE, why[:2048]))
 
     def _take_converted(self, rank: int, fact: Mapping[str, Any]) -> None:
         """A copy for any number of ranks is there: it counts from now on, and is chosen next."""
@@ -178,6 +181,9 @@ class RecordedAttempt:
     def _take_unconverted(self, rank: int, fact: Mapping[str, Any]) -> None:
         message = f"rank {rank} could not convert checkpoint {fact['path']}: {fact['message']}"
         self.attempt.fail(Failure(Cause.WORLD_SIZE_CHANGED, message[:2048]))
+
+    def _take_no_storage(self, rank: int, fact: Mapping[str, Any]) -> None:
+        self.attempt.fail(Failure(Cause.STORAGE, fact["message"][:2048], rank))
 
     def _take_closed(self, rank: int, fact: Mapping[str, Any]) -> None:
         names = ("step", "tag", "path", "blocked_s", "size_bytes")

@@ -3,10 +3,12 @@
 One writer for a whole attempt, so that a checkpoint counts at one moment and for everybody.
 """
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from deepspeed_trainer.board.choosing import Choosing, read_manifest
 from deepspeed_trainer.board.eventfile import EventFile
@@ -20,7 +22,7 @@ from deepspeed_trainer.checkpoints.journal import (
 )
 from deepspeed_trainer.checkpoints.names import CHECKPOINTS, find_litter
 from deepspeed_trainer.checkpoints.retention import find_surplus
-from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
+from deepspeed_trainer.checkpoints.stores import Store, open_store
 from deepspeed_trainer.contract import (
     MANIFEST_FILE,
     RunContract,
@@ -42,11 +44,13 @@ class RunStorage:
         """
         assert contract.storage is not None  # noqa: S101  the caller asked
         self._contract = contract
-        self._store: Store = open_store(contract.storage)
+        # A head that waits for a bucket hears no rank; these end when they hear nothing from it.
+        self._store: Store = open_store(contract.storage, patience_s=contract.deadman_s / 6)
         self._run = run_path(contract.job, contract.run)
         self._journal = Journal(self._store, self._run)
         self._journal.open_epoch(contract.attempt, now)
         self.choosing = Choosing(self._store, self._journal, contract)
+        self.choosing.look_around()
         self._background = ThreadPoolExecutor(1, thread_name_prefix="storage")
         attempt = attempt_path(contract.job, contract.run, contract.attempt)
         self._events = EventFile(self._store, attempt)
@@ -63,7 +67,10 @@ class RunStorage:
 
     def finish(self) -> None:
         """The attempt has ended: bring what is left of its events to the storage."""
-        self._background.submit(self._events.upload).result()
+        try:
+            self._background.submit(self._events.upload).result()
+        except OSError as error:
+            print(f"the last events stay here: {error}", flush=True)  # noqa: T201  Ray's log
 
     def commit_converted(
         self, source: str, path: str, files: tuple[ManifestFile, ...], now: float
@@ -198,8 +205,12 @@ class RunStorage:
             before = found.setdefault(file.path, file)
             if before.sha256 == file.sha256:
                 continue
-            place = self._store.place_of(f"{path}/{file.path}")
-            if place is not None:
-                size = place.stat().st_size
-                found[file.path] = replace(before, size_bytes=size, sha256=hash_file(place))
+            size, digest = self._read_again(f"{path}/{file.path}")
+            found[file.path] = replace(before, size_bytes=size, sha256=digest)
         return tuple(found.values())
+
+    def _read_again(self, path: str) -> tuple[int, str]:
+        with tempfile.TemporaryDirectory(prefix="dsjob-unite-") as folder:
+            local = Path(folder) / "file"
+            digest = self._store.fetch(path, local)
+            return local.stat().st_size, digest

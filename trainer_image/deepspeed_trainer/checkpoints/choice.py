@@ -1,6 +1,6 @@
 """Which checkpoint a start may take, newest first, and why others are passed over. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepspeed_trainer.batching import NoFit, refit
@@ -20,24 +20,25 @@ class PassedOver:
     reason: str
 
 
-def rank_candidates(commits: Iterable[Commit], kind: CommitKind, world_size: int) -> list[Commit]:
-    """Return the commits of a kind, newest first.
+def rank_candidates(commits: Sequence[Commit], kind: CommitKind, world_size: int) -> list[Commit]:
+    """Return the commits of a kind, newest first; given in the order of their commits.
 
-    Newest is the highest step; of two, what needs no conversion, then what was committed last.
-    What another run had saved counts less than anything of the run's own, whatever its step.
+    Steps say nothing of age: a program that began anew counts from 1 again.  A converted copy is as
+    old as what it was made from, and of the two comes first what needs no conversion.  What another
+    run had saved counts less than anything of the run's own.
     """
-    return sorted(
-        (commit for commit in commits if commit.kind is kind),
-        key=lambda commit: (
-            not commit.adopted,
-            commit.step,
-            commit.world_size == world_size and not commit.universal,
-            commit.universal,
-            commit.epoch,
-            commit.time,
-        ),
-        reverse=True,
-    )
+    places = {
+        (c.step, c.epoch, c.kind): place for place, c in enumerate(commits) if not c.universal
+    }
+
+    def newness(numbered: tuple[int, Commit]) -> tuple[bool, int, bool, bool, int]:
+        place, commit = numbered
+        source = places.get((commit.step, commit.epoch, commit.kind), place)
+        fits = commit.world_size == world_size and not commit.universal
+        return not commit.adopted, source, fits, commit.universal, place
+
+    own = [(place, commit) for place, commit in enumerate(commits) if commit.kind is kind]
+    return [commit for _, commit in sorted(own, key=newness, reverse=True)]
 
 
 def require_convertible(path: str, manifest: Manifest, world_size: int, on_change: str) -> None:
@@ -71,7 +72,7 @@ def _find_obstacle(manifest: Manifest, world_size: int, on_change: str) -> str |
 
 
 def describe_passed_over(passed: Sequence[PassedOver], step: int | None) -> str | None:
-    """Return a sentence on newer checkpoints that were not taken, or None when there are none."""
+    """Return a sentence on later checkpoints that were not taken, or None when there are none."""
     newer = [one for one in passed if step is None or one.commit.step > step]
     if not newer:
         return None

@@ -5,10 +5,13 @@ one writer gets a number.  An attempt opens its epoch by taking one; a commit ta
 writer that finds a newer epoch where it wanted to write has been superseded: it commits nothing and
 deletes nothing, however long it was out of touch.  This is the fence, and it needs no clock.
 
-An epoch's entry repeats all checkpoints that are alive, so that nobody reads further back.
+An epoch's entry repeats all checkpoints that are alive, and so does one now and then after it, so
+that nobody reads further back.
 """
 
 import json
+import re
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -19,8 +22,12 @@ from deepspeed_trainer.fields import Fields, read_object
 
 FOLDER: Final = "journal"
 JOURNAL_VERSION: Final = 1
-MAX_ENTRY_BYTES: Final = 4 * 1024 * 1024
+MAX_ENTRY_BYTES: Final = 16 * 1024 * 1024
 MAX_COMMITS: Final = 10_000
+"""Of more checkpoints than an entry can hold the oldest are forgotten: left where they are."""
+REPEAT_EVERY: Final = 100
+"""So many entries after each other are read at most."""
+_NAME: Final = re.compile(r"\d{8,}\.json")
 
 
 class Superseded(RuntimeError):
@@ -31,7 +38,7 @@ class EntryKind(StrEnum):
     """What an entry says."""
 
     OPENED = "Opened"
-    """An attempt began; `commits` are the checkpoints that were alive then."""
+    """An attempt began, or says again, what is alive: `commits`; `reason` is Record.rejected."""
     COMMITTED = "Committed"
     """A checkpoint counts from now on."""
     REJECTED = "Rejected"
@@ -99,6 +106,8 @@ class Entry:
     commits: tuple[Commit, ...] = ()
     path: str = ""
     reason: str = ""
+    writer: str = ""
+    """Told by chance: an entry whose write was answered with an error can be known again."""
 
     def to_json(self) -> bytes:
         """Return the entry's file."""
@@ -124,7 +133,8 @@ class Entry:
                 for section in fields.sections("commits", max_items=MAX_COMMITS)
             ),
             path=fields.text("path", max_chars=1024),
-            reason=fields.text("reason", max_chars=2048),
+            reason=fields.text("reason", max_chars=4096),
+            writer=fields.optional_text("writer", max_chars=64) or "",
         )
 
 
@@ -135,19 +145,22 @@ class Record:
     epoch: int = 0
     alive: tuple[Commit, ...] = ()
     """Checkpoints that count, in the order of their commits."""
+    rejected: str = ""
+    """Which checkpoint was rejected last, and why, while none was committed since."""
 
     def after(self, entry: Entry) -> "Record":
         """Return the record with one more entry."""
         match entry.kind:
             case EntryKind.OPENED:
-                return Record(entry.epoch, entry.commits)
+                return Record(entry.epoch, entry.commits, entry.reason)
             case EntryKind.COMMITTED:
                 again = {commit.path for commit in entry.commits}
                 kept = tuple(commit for commit in self.alive if commit.path not in again)
-                return replace(self, alive=(*kept, *entry.commits))
-            case _:
+                return replace(self, alive=(*kept, *entry.commits), rejected="")
+            case kind:
+                why = f"{entry.path}: {entry.reason}" if kind is EntryKind.REJECTED else ""
                 alive = tuple(commit for commit in self.alive if commit.path != entry.path)
-                return replace(self, alive=alive)
+                return replace(self, alive=alive, rejected=why or self.rejected)
 
 
 class Journal:
@@ -181,8 +194,7 @@ class Journal:
         """
         self.read()
         while self.record.epoch < epoch:
-            entry = Entry(kind=EntryKind.OPENED, epoch=epoch, time=now, commits=self.record.alive)
-            if self._take_next(entry):
+            if self._take_next(self._repeat(epoch, now)):
                 self._epoch = epoch
                 return self.record
         raise Superseded(
@@ -202,7 +214,9 @@ class Journal:
                     f" {self._epoch} writes no more"
                 )
             if self._take_next(entry):
-                return
+                break
+        if self._last % REPEAT_EVERY == 0:
+            self._take_next(self._repeat(self._epoch, entry.time))
 
     def note(
         self,
@@ -227,11 +241,31 @@ class Journal:
         is_own = self._epoch != 0 and self.record.epoch == self._epoch
         return is_own and self._store.read(self._path_of(self._last + 1)) is None
 
+    def _repeat(self, epoch: int, now: float) -> Entry:
+        """Return the entry that says what is alive; of too much, the newest that can be read."""
+        alive = self.record.alive[-MAX_COMMITS:]
+        while True:
+            entry = Entry(
+                kind=EntryKind.OPENED,
+                epoch=epoch,
+                time=now,
+                commits=alive,
+                reason=self.record.rejected[:4096],
+            )
+            if len(entry.to_json()) <= MAX_ENTRY_BYTES:
+                return entry
+            alive = alive[len(alive) // 2 :]
+
     def _take_next(self, entry: Entry) -> bool:
-        """Write the entry with the next number, or read who took it."""
+        """Write the entry with the next number, or read who took it.
+
+        A write can arrive though its answer was lost; repeated below us, it then finds itself.
+        """
         path = self._path_of(self._last + 1)
+        entry = replace(entry, writer=secrets.token_hex(8))
         is_ours = self._store.create(path, entry.to_json())
         taken = entry if is_ours else self._read_one(path)
+        is_ours = is_ours or taken.writer == entry.writer
         self._last += 1
         self.record = self.record.after(taken)
         return is_ours
@@ -248,7 +282,7 @@ class Journal:
 
     def _names(self) -> Iterator[str]:
         names = self._store.list_names(self._folder)
-        return (name for name in names if name.endswith(".json"))
+        return (name for name in names if _NAME.fullmatch(name))
 
     def _read_one(self, path: str) -> Entry:
         data = self._store.read(path)

@@ -10,7 +10,7 @@ from deepspeed_trainer.contract import ContractError, JobRef
 
 RUN_PARTS: Final = 4
 """A run's folder is <namespace>/<name>/<uid>/<run>."""
-MAX_RUNS: Final = 50
+MAX_RUNS: Final = 20
 """Older runs of a name that are looked at; each costs a listing."""
 RUNS_NAMED: Final = 3
 
@@ -55,8 +55,10 @@ def read_checkpoints(store: Store, source: str) -> list[Commit]:
 def find_older_runs(store: Store, job: JobRef, run: str) -> list[OlderRun]:
     """Return runs of a job's name that have checkpoints, newest first, but for the run itself.
 
+    One that cannot be read is left out.
+
     Raises:
-        OSError: the storage cannot be read.
+        OSError: the storage cannot be listed.
     """
     found = []
     for path in _runs_of(store, f"{job.namespace}/{job.name}"):
@@ -64,8 +66,8 @@ def find_older_runs(store: Store, job: JobRef, run: str) -> list[OlderRun]:
             continue
         try:
             alive = Journal(store, path).read().alive
-        except ContractError:
-            continue  # of another release, or not ours
+        except (ContractError, OSError):
+            continue  # of another release, being removed, or not ours
         if alive:
             found.append(OlderRun(path, max(alive, key=lambda commit: commit.time)))
     return sorted(found, key=lambda older: older.newest.time, reverse=True)

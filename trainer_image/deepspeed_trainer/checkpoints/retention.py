@@ -8,8 +8,9 @@ from deepspeed_trainer.contract import Keep
 
 
 def find_surplus(commits: Sequence[Commit], keep: Keep, protected: str | None) -> list[Commit]:
-    """Return what may be deleted, oldest first; never what lies in another run's folder.
+    """Return what may be deleted, of checkpoints in the order of their commits.
 
+    What lies in another run's folder never is.
     The newest of each kind stays whatever is said, and so does `protected`, the path that the
     running attempt was continued from.
     """
@@ -18,15 +19,13 @@ def find_surplus(commits: Sequence[Commit], keep: Keep, protected: str | None) -
     kept = {protected}
     for kind in CommitKind:
         # A converted copy counts for nothing beside the checkpoint that it was made from.
-        saved = (c for c in commits if c.kind is kind and not (c.universal or c.adopted))
-        own = sorted(saved, key=lambda c: (c.step, c.time))
+        own = [c for c in commits if c.kind is kind and not (c.universal or c.adopted)]
         kept |= {commit.path for commit in own[-max(1, keep.last) :]}
         if keep.every:
             kept |= {commit.path for commit in own if commit.step % keep.every == 0}
         best = find_best(own, keep)
         kept |= {best.path} if best else set()
-    surplus = [c for c in commits if c.path not in kept and not c.path.startswith("/")]
-    return sorted(surplus, key=lambda commit: (commit.step, commit.time))
+    return [c for c in commits if c.path not in kept and not c.path.startswith("/")]
 
 
 def find_best(commits: Sequence[Commit], keep: Keep) -> Commit | None:

@@ -9,16 +9,19 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
 from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, copy_whole
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig
+    from obstore.store import ClientConfig, RetryConfig
     from obstore.store import ObjectStore as Bucket
 
 CHUNK_BYTES: Final = 8 * 1024 * 1024
+SMALL_BYTES: Final = 64 * 1024 * 1024
+"""The largest file that is read whole: a manifest of very many files."""
 _SCHEME: Final = "://"
 _QUOTA_WORDS: Final = ("QuotaExceeded", "StorageFull", "507 Insufficient Storage")
 """In the answers of buckets that are full: Ceph's, MinIO's, and the status itself."""
@@ -28,7 +31,11 @@ class Store(Protocol):
     """Files by their path below a root; paths use `/` and never begin with it."""
 
     def read(self, path: str) -> bytes | None:
-        """Return a small file whole, or None when it is not there."""
+        """Return a small file whole, or None when it is not there.
+
+        Raises:
+            OSError: it cannot be read, or is larger than SMALL_BYTES.
+        """
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one; False when there is."""
@@ -58,9 +65,15 @@ class Store(Protocol):
         """Return where a file of a volume lies, or None when this is no volume."""
 
 
-def open_store(root: str) -> Store:
-    """Return the store of a mounted folder (a path) or of a bucket (a URI)."""
-    return BucketStore.from_uri(root) if _SCHEME in root else VolumeStore(Path(root))
+def open_store(root: str, *, patience_s: float | None = None) -> Store:
+    """Return the store of a mounted folder (a path) or of a bucket (a URI).
+
+    With `patience_s` no call to a bucket takes much longer, whatever the bucket does; without it,
+    the library's own three minutes hold.
+    """
+    if _SCHEME in root:
+        return BucketStore.from_uri(root, patience_s=patience_s)
+    return VolumeStore(Path(root))
 
 
 class VolumeStore:
@@ -72,9 +85,12 @@ class VolumeStore:
     def read(self, path: str) -> bytes | None:
         """Return a file whole, or None when it is not there."""
         try:
-            return (self._root / path).read_bytes()
+            with (self._root / path).open("rb") as file:
+                data = file.read(SMALL_BYTES + 1)
         except FileNotFoundError:
             return None
+        _refuse_large(path, len(data))
+        return data
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless there is one: a link to a finished file is made or refused whole."""
@@ -179,12 +195,18 @@ def _telling(verb: _Verb) -> _Verb:
 
         try:
             return verb(self, *args)
+        except FileNotFoundError:
+            raise
         except BaseError as error:
-            first = str(error).splitlines()[0] if str(error) else ""
             number = errno.ENOSPC if any(word in str(error) for word in _QUOTA_WORDS) else errno.EIO
-            raise OSError(number, f"{self.uri}: {type(error).__name__}: {first}"[:500]) from error
+            raise OSError(number, f"{self.uri}: {_first_line(error)}") from error
 
     return cast("_Verb", told)
+
+
+def _first_line(error: Exception) -> str:
+    first = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {first}"[:500]
 
 
 class BucketStore:
@@ -201,25 +223,44 @@ class BucketStore:
         self._obstore = obstore
 
     @classmethod
-    def from_uri(cls, uri: str, given: Mapping[str, str] | None = None) -> "BucketStore":
+    def from_uri(
+        cls, uri: str, given: Mapping[str, str] | None = None, *, patience_s: float | None = None
+    ) -> "BucketStore":
         """Return the store of a URI like s3://bucket/folder; nothing is asked of the bucket yet.
 
-        `given` are variables that count more than those of the environment.
+        `given` are variables that count more than those of the environment; `patience_s` is as in
+        `open_store`.
+
+        Raises:
+            OSError: a setting is not known, or makes no sense.
         """
+        from obstore.exceptions import BaseError  # noqa: PLC0415
         from obstore.store import from_url  # noqa: PLC0415
 
         settings = {name.lower(): value for name, value in (given or {}).items()}
         endpoint = settings.get("aws_endpoint_url", os.environ.get("AWS_ENDPOINT_URL", ""))
         options: ClientConfig = {"allow_http": True} if endpoint.startswith("http:") else {}
-        return cls(from_url(uri, config=cast("Any", settings), client_options=options), uri)
+        retry: RetryConfig | None = None
+        if patience_s is not None:
+            limit = timedelta(seconds=patience_s)
+            options |= {"timeout": limit, "connect_timeout": limit}
+            retry = {"max_retries": 3, "retry_timeout": limit}
+        config = cast("Any", settings)
+        try:
+            bucket = from_url(uri, config=config, client_options=options, retry_config=retry)
+        except BaseError as error:
+            raise OSError(errno.EINVAL, f"{uri}: {_first_line(error)}") from error
+        return cls(bucket, uri)
 
     @_telling
     def read(self, path: str) -> bytes | None:
         """Return an object whole, or None when it is not there."""
         try:
-            return bytes(self._obstore.get(self._bucket, path).bytes())
+            found = self._obstore.get(self._bucket, path)
         except FileNotFoundError:
             return None
+        _refuse_large(path, found.meta["size"])
+        return bytes(found.bytes())
 
     @_telling
     def create(self, path: str, data: bytes) -> bool:
@@ -318,6 +359,11 @@ def hash_file(path: Path, *, sync: bool = False) -> str:
         if sync:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_large(path: str, size_bytes: int) -> None:
+    if size_bytes > SMALL_BYTES:
+        raise OSError(errno.EFBIG, f"{path} has more than {SMALL_BYTES} bytes")
 
 
 def _remove_if_empty(folder: Path) -> bool:

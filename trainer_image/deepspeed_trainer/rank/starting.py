@@ -49,10 +49,12 @@ class Starting:
         named = {"number": order.number, "path": order.convert}
         try:
             return conversion.convert(self._contract, order)
-        except resume.Damaged as error:
+        except (resume.Damaged, FileNotFoundError) as error:
             return {"kind": "damaged", **named, "message": f"rank {self._rank}: {error}"}
-        except (conversion.NotConverted, OSError) as error:
+        except conversion.NotConverted as error:
             return {"kind": "unconverted", **named, "message": str(error)[:1500]}
+        except OSError as error:
+            return self._tell_trouble(f"converting {order.convert}", error)
 
     def _prepare(self, chosen: Resume) -> dict[str, Any]:
         local_rank = ray.train.get_context().get_local_rank()
@@ -60,9 +62,16 @@ class Starting:
             sweep_locks({**os.environ, **rankenv.job_env(self._contract, None)})
         try:
             self.resumed, read = resume.prepare(self._contract, self._rank, local_rank, chosen)
-        except (resume.Damaged, OSError) as error:
+        except (resume.Damaged, FileNotFoundError) as error:
             path = getattr(error, "path", chosen.save or chosen.report)
             message = f"rank {self._rank}: {error}"
             return {"kind": "damaged", "number": chosen.number, "path": path, "message": message}
+        except OSError as error:
+            return self._tell_trouble(f"reading {chosen.save or chosen.report}", error)
         files = [file.to_wire() for file in read]
         return {"kind": "prepared", "number": chosen.number, "step": chosen.step, "files": files}
+
+    def _tell_trouble(self, doing: str, error: OSError) -> dict[str, Any]:
+        """The storage or this pod's disk fails, which says nothing of the checkpoint."""
+        message = f"rank {self._rank}, {doing}: {type(error).__name__}: {error}"
+        return {"kind": "no_storage", "message": message[:1500]}

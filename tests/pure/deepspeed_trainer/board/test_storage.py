@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore
 
 from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.saves import Save
@@ -12,6 +13,7 @@ from deepspeed_trainer.board.storage import RunStorage
 from deepspeed_trainer.checkpoints.choice import CannotResize
 from deepspeed_trainer.checkpoints.journal import Superseded
 from deepspeed_trainer.checkpoints.lineage import NoSuchCheckpoint
+from deepspeed_trainer.checkpoints.stores import BucketStore
 from deepspeed_trainer.contract import MANIFEST_FILE, Keep, ManifestFile
 from tests.pure.deepspeed_trainer.makers import a_contract
 
@@ -19,7 +21,7 @@ RUN, RUN2 = "team/bert/uid-1/run-1", "team/bert/uid-1/run-2"
 NAMES = ("zero_pp_rank_0_x.pt", "zero_pp_rank_1_x.pt")
 
 
-def open_attempt(volume: Path, attempt: int, **changes: object) -> RunStorage:
+def open_attempt(volume: Path | str, attempt: int, **changes: object) -> RunStorage:
     return RunStorage(a_contract(attempt=attempt, storage=str(volume), **changes), 1.0)
 
 
@@ -343,3 +345,72 @@ def test_a_run_that_begins_at_zero_names_older_ones_of_its_name(tmp_path: Path) 
     assert "checkpoint.resume.mode: From" in told
     _, told = open_attempt(tmp_path, 1, run="run-3", resume="Never").choosing.choose(1.0)
     assert told is None, "it was told to begin anew"
+
+
+def test_a_run_that_began_anew_keeps_and_continues_what_it_saved_since(tmp_path: Path) -> None:
+    first = open_attempt(tmp_path, 1)
+    for step in (990, 1000):
+        commit(first, tmp_path, step)
+    anew = open_attempt(tmp_path, 2, resume="Never", keep=Keep(last=2))
+    anew.choosing.choose(1.0)
+    for step in (10, 20, 30):
+        commit(anew, tmp_path, step)
+        anew.remove_surplus(1.0)
+    assert open_attempt(tmp_path, 3).choosing.choose(1.0)[0].step == 30
+    steps = [one.step for one in open_attempt(tmp_path, 4)._journal.record.alive]
+    assert steps == [20, 30]
+
+
+@pytest.mark.parametrize("is_seen_at_once", [True, False])
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_at_zero(
+    tmp_path: Path, *, is_seen_at_once: bool
+) -> None:
+    folder = commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    second = open_attempt(tmp_path, 2)
+    if is_seen_at_once:
+        (folder / NAMES[0]).unlink()
+    else:
+        resume, _ = second.choosing.choose(1.0)
+        second.choosing.pass_over(resume.save, "rank 1 found other bytes", 1.0)
+    for storage in (second, open_attempt(tmp_path, 3)):
+        with pytest.raises(NoSuchCheckpoint, match=r"checkpoint\.resume\.mode: Never"):
+            storage.choosing.choose(1.0)
+    assert open_attempt(tmp_path, 4, resume="Never").choosing.choose(1.0)[0].save == ""
+
+
+def test_what_two_ranks_wrote_under_one_name_is_read_again_from_a_bucket(tmp_path: Path) -> None:
+    """The object is that of whoever came last."""
+    storage = open_attempt(tmp_path, 1)
+    bucket = BucketStore(MemoryStore())
+    storage._store = bucket
+    path, local = f"{RUN}/checkpoints/step-5", tmp_path / "metrics.json"
+    files = []
+    for rank in (0, 1):
+        local.write_text(f'{{"rank": {rank}}}' * (rank + 1))
+        digest = bucket.keep(local, f"{path}/metrics.json")
+        files.append(ManifestFile("metrics.json", local.stat().st_size, digest, rank))
+    for order in (files, files[::-1]):
+        (united,) = storage._unite(order, path)
+        assert (united.size_bytes, united.sha256) == (files[1].size_bytes, files[1].sha256)
+
+
+def test_an_older_run_that_cannot_be_read_stops_nobody(tmp_path: Path) -> None:
+    commit(open_attempt(tmp_path, 1), tmp_path, 5)
+    journal = tmp_path / RUN / "journal"
+    (journal / "notes.json").write_text("a person's own")
+    (journal / "00000002.json").write_text("{}")
+    resume, told = open_attempt(tmp_path, 1, run="run-2").choosing.choose(1.0)
+    assert (resume.step, told) == (0, None)
+
+
+def test_the_last_events_that_cannot_be_brought_cost_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = open_attempt(tmp_path, 1)
+
+    def fail() -> None:
+        raise OSError("the bucket is gone")
+
+    monkeypatch.setattr(storage._events, "upload", fail)
+    storage.finish()
+    assert "the bucket is gone" in capsys.readouterr().out

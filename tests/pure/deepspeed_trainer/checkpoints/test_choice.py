@@ -20,10 +20,17 @@ def a_commit(step: int, **changes: object) -> Commit:
     return Commit(**{**fields, "time": 1.0, **changes})  # type: ignore[arg-type]
 
 
-def test_the_highest_step_comes_first_and_of_two_the_later_attempts() -> None:
-    commits = [a_commit(20), a_commit(10, path="new", epoch=2), a_commit(10)]
+def test_what_was_committed_last_comes_first_whatever_its_step() -> None:
+    """A program that began anew counts its steps from 1 again."""
+    commits = [a_commit(10), a_commit(20), a_commit(10, path="new", epoch=2)]
     found = rank_candidates(commits, CommitKind.SAVE, 2)
-    assert [commit.path for commit in found] == ["c/20", "new", "c/10"]
+    assert [commit.path for commit in found] == ["new", "c/20", "c/10"]
+
+
+def test_what_another_run_had_saved_comes_last() -> None:
+    commits = [a_commit(5), a_commit(900, path="/other", adopted=True)]
+    found = rank_candidates(commits, CommitKind.SAVE, 2)
+    assert [commit.path for commit in found] == ["c/5", "/other"]
 
 
 def test_reports_and_saves_are_chosen_apart() -> None:
@@ -33,16 +40,17 @@ def test_reports_and_saves_are_chosen_apart() -> None:
 
 
 def test_of_one_step_what_needs_no_conversion_comes_first_and_a_copy_is_made_once() -> None:
-    copy = a_commit(10, path="copy", world_size=4, universal=True, epoch=9)
-    commits = [a_commit(10, path="other", world_size=4), copy, a_commit(10, path="own")]
-    found = rank_candidates(commits, CommitKind.SAVE, 2)
-    assert [commit.path for commit in found] == ["own", "copy", "other"]
-    assert rank_candidates(commits, CommitKind.SAVE, 1)[0].path == "copy"
+    other = a_commit(10, path="other", world_size=4)
+    copy = a_commit(10, path="copy", world_size=4, universal=True)
+    for size, first in ((4, "other"), (2, "copy"), (1, "copy")):
+        found = rank_candidates([other, copy], CommitKind.SAVE, size)
+        assert found[0].path == first
 
 
-def test_steps_count_more_than_sizes() -> None:
-    commits = [a_commit(20, world_size=4), a_commit(10)]
-    assert [c.step for c in rank_candidates(commits, CommitKind.SAVE, 2)] == [20, 10]
+def test_age_counts_more_than_sizes_and_a_copy_is_as_old_as_its_source() -> None:
+    copy = a_commit(10, path="copy", universal=True)
+    commits = [a_commit(10), a_commit(20, world_size=4), copy]
+    assert [c.step for c in rank_candidates(commits, CommitKind.SAVE, 2)] == [20, 10, 10]
 
 
 CONVERTIBLE = {"unresizable": "", "batch": Batch(8, 2, 2)}

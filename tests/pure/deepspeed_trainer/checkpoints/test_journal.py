@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
+from deepspeed_trainer.checkpoints import journal as module
 from deepspeed_trainer.checkpoints.journal import (
+    REPEAT_EVERY,
     Commit,
     Entry,
     EntryKind,
@@ -106,3 +108,59 @@ def test_commits_of_any_interleaving_come_from_the_attempt_that_was_newest(
         else:
             assert index == 0
     assert [commit.step for commit in Journal(store, "run").read().alive] == wanted
+
+
+class Deaf(VolumeStore):
+    """A store whose every first write arrives, and whose answer is lost."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        return super().create(path, data) and False
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(tmp_path: Path) -> None:
+    journal = Journal(Deaf(tmp_path), "run")
+    journal.open_epoch(1, 1.0)
+    journal.append(committed(5))
+    seen = Journal(VolumeStore(tmp_path), "run").open_epoch(2, 2.0)
+    assert [commit.step for commit in seen.alive] == [5]
+    with pytest.raises(Superseded):
+        journal.append(committed(6))
+
+
+def test_nobody_reads_further_back_than_a_hundred_entries(store: Store) -> None:
+    journal = Journal(store, "run")
+    journal.open_epoch(1, 1.0)
+    for step in range(250):
+        journal.append(committed(step))
+    reader = Journal(store, "run")
+    read = []
+    reader._read_one = lambda path: read.append(path) or Journal._read_one(reader, path)  # type: ignore[method-assign,func-returns-value]
+    assert [commit.step for commit in reader.read().alive] == list(range(250))
+    assert len(read) <= REPEAT_EVERY
+    assert reader.open_epoch(2, 2.0).epoch == 2
+
+
+def test_of_more_checkpoints_than_can_be_read_the_oldest_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_COMMITS", 8)
+    monkeypatch.setattr(module, "MAX_ENTRY_BYTES", 1600)
+    journal = Journal(VolumeStore(tmp_path), "run")
+    journal.open_epoch(1, 1.0)
+    for step in range(12):
+        journal.append(committed(step))
+    seen = Journal(VolumeStore(tmp_path), "run").open_epoch(2, 2.0)
+    steps = [commit.step for commit in seen.alive]
+    assert 0 < len(steps) <= 8
+    assert steps == list(range(12))[-len(steps) :]
+
+
+def test_what_was_rejected_is_remembered_until_something_counts_again(store: Store) -> None:
+    journal = Journal(store, "run")
+    journal.open_epoch(1, 1.0)
+    journal.append(committed(5))
+    journal.note(EntryKind.REJECTED, 1.0, path="checkpoints/step-5", reason="other bytes")
+    second = Journal(store, "run")
+    assert second.open_epoch(2, 2.0).rejected == "checkpoints/step-5: other bytes"
+    second.append(committed(6, 2))
+    assert Journal(store, "run").open_epoch(3, 3.0).rejected == ""
