@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final, Self
 
 from deepspeed_trainer.board.ranks import Launch
@@ -88,8 +88,13 @@ class NodeFolder:
         """Show where this rank's supervisor listens to hooks."""
         self._socket_of(self._launch.local_rank).symlink_to(socket)
 
-    def await_neighbours(self) -> None:
-        """Wait until all supervisors of the node listen.
+    @property
+    def has_first(self) -> bool:
+        """Whether the rank that runs the node's command is there."""
+        return self._socket_of(0).is_symlink()
+
+    def await_neighbours(self, may_wait: Callable[[], bool]) -> bool:
+        """Wait until all supervisors of the node listen; False when `may_wait` ends that.
 
         Raises:
             TimeoutError: one does not.
@@ -99,7 +104,9 @@ class NodeFolder:
         while absent := [rank for rank in all_of_node if not self._socket_of(rank).is_symlink()]:
             if monotonic() > deadline:
                 raise TimeoutError(f"local ranks {absent} do not listen below {self.path}")
-            sleep(0.05)
+            if not may_wait():
+                return False
+        return True
 
     def command(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Return the node's command and its environment, made from that of its supervisor."""
