@@ -6,13 +6,14 @@ Ray is imported and not started; what passes between supervisor and board is han
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from deepspeed_trainer.board.attempt import SETTLE_S, Attempt
 from deepspeed_trainer.board.ranks import Orders, Verdict
 from deepspeed_trainer.contract import Cause, Entrypoint, EntrypointKind, RunContract
-from deepspeed_trainer.rank import worker
+from deepspeed_trainer.rank import function, worker
 from deepspeed_trainer.rank.facts import Fact
 from deepspeed_trainer.rank.worker import Supervisor
 from tests.pure.deepspeed_trainer.makers import a_running_attempt, ended, hello
@@ -91,4 +92,15 @@ def test_the_ranks_of_a_node_do_not_wait_for_one_that_came_too_late(run: Run, ra
         attempt.note_end(other, ended(1), 0.5)
     assert attempt.orders(rank, 1.0).launch is not None
     assert not run(attempt, rank, begun_at=1.0)
+    assert attempt.orders(0, LATER).may_leave
+
+
+def test_a_function_that_is_not_let_start_tells_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = a_running_attempt(storage=None)
+    attempt.note_end(0, ended(1), 0.5)
+    monkeypatch.setattr(function, "hello", lambda _port: hello("b"))
+    monkeypatch.setattr(function, "PatchOnImport", MagicMock())
+    monkeypatch.setattr(function, "BoardLink", lambda *_: DirectLink(attempt, 1, 0, LATER))
+    with pytest.raises(RuntimeError, match="does not let this attempt start"):
+        function._Agent(attempt.contract, 1, 0).wait_for_start()
     assert attempt.orders(0, LATER).may_leave
