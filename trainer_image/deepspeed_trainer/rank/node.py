@@ -56,6 +56,8 @@ class NodeOrder:
     grace_s: int
     binds_cores: bool = False
     """Whether every rank gets its share of the cores, also where no launcher is told so."""
+    of_job: tuple[str, ...] = ()
+    """Variables that the job sets, which no launcher's file or flag replaces."""
 
     def to_json(self) -> str:
         """Return the text for the environment variable."""
@@ -66,7 +68,7 @@ class NodeOrder:
         """Read what `to_json` wrote."""
         plain = json.loads(text)
         ranks = tuple(RankStart(**rank) for rank in plain.pop("ranks"))
-        return cls(**plain, ranks=ranks)
+        return cls(**{**plain, "of_job": tuple(plain["of_job"])}, ranks=ranks)
 
     def leave_launched(self, endings: Sequence[RankEnding]) -> None:
         """Leave word of how the ranks that a launcher started have ended."""
@@ -145,6 +147,7 @@ class NodeFolder:
             ),
             grace_s=contract.stop_grace_s,
             binds_cores=contract.bind_cores,
+            of_job=tuple(sorted(contract.env)),
         )
 
     def _start_of(self, rank: int, local_rank: int) -> RankStart:
