@@ -121,7 +121,7 @@ class NodeFolder:
             SUPERVISOR_ENV: str(os.getpid()),
             DESCENDANTS_ENV: "1",
         }
-        own["PATH"] = rankenv.prepend_path(own, rankenv.LAUNCHERS_PATH, "PATH")
+        own |= rankenv.launchers_env(own)
         words = [rankenv.expand(word, own) for word in (entrypoint.target, *entrypoint.args)]
         return [*rankenv.TIED_COMMAND, *words], own
 

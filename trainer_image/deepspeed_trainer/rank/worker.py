@@ -157,7 +157,7 @@ class Supervisor:
         }
         if self._contract.entrypoint.kind is EntrypointKind.COMMAND:
             env[DESCENDANTS_ENV] = "1"
-            env["PATH"] = rankenv.prepend_path(env, rankenv.LAUNCHERS_PATH, "PATH")
+            env |= rankenv.launchers_env(env)
         command = rankenv.rank_command(self._contract, env)
         log = rankenv.log_path(self._contract, self._rank)
         self._logs = [log] if log else []
