@@ -1,5 +1,6 @@
 """Between a rank's hooks and its supervisor: answers take their time, and a broken line is told."""
 
+import faulthandler
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from deepspeed_trainer.hooks.wire import Wire
 from deepspeed_trainer.rank import ear
 from deepspeed_trainer.rank.ear import HookEar
+from deepspeed_trainer.rank.frames import read_where
 from tests.support.eventually import eventually
 
 SPEAKS = """
@@ -74,6 +76,27 @@ def test_a_save_waits_for_its_answer_however_long_that_takes(supervisor: Supervi
     saving.join()
     wire.report({"kind": "step"})
     eventually(lambda: "step" in supervisor.kinds, "the line is whole")
+    wire.close()
+
+
+def test_a_rank_that_waits_for_its_answer_is_seen_to_do_so(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    wire = Wire(str(supervisor.path))
+    saving = threading.Thread(target=wire.report, args=({"kind": "saved"},))
+    saving.start()
+    eventually(lambda: "saved" in supervisor.kinds, "the supervisor holds the save")
+
+    def asks_supervisor() -> bool:
+        with (tmp_path / "stacks").open("w+") as stacks:
+            faulthandler.dump_traceback(stacks)
+            stacks.seek(0)
+            where = read_where(stacks.read(), saving.ident or 0)
+        return where is not None and where.asks_supervisor
+
+    eventually(asks_supervisor, "its stack says so")
+    supervisor.is_held.set()
+    saving.join()
     wire.close()
 
 
