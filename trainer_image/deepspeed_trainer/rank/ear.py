@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from deepspeed_trainer.hooks.wire import ANSWERED
 
-END_WITHIN_S: Final = 10.0
+END_WITHIN_S: Final = 30.0
 """How long a process may take to end after its line was closed, which its own end does first."""
 
 
