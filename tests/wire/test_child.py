@@ -1,10 +1,13 @@
 """A rank's program is a process like any other: its main thread, its signals, its exit code."""
 
+import errno
+import io
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from deepspeed_trainer.rank.child import ChildProcess
 from tests.support.eventually import eventually
@@ -46,3 +49,36 @@ def test_what_ignores_the_stop_is_killed_after_its_grace(tmp_path: Path) -> None
     assert child.wait(0.2) is None
     child.stop(0.0)
     assert child.wait(60.0) == -9
+
+
+class Broken(io.StringIO):
+    """The output of a supervisor whose disk is full, or that is closed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    def write(self, _text: str) -> int:
+        raise self._error
+
+    @override
+    def flush(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "no space"), ValueError("I/O operation on closed file")]
+)
+def test_a_program_outlives_its_supervisors_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Broken(error))
+    lines = [f"line {number}" for number in range(20_000)]
+    program, log = "for n in range(20_000): print('line', n, flush=True)", tmp_path / "rank.log"
+    child = ChildProcess([sys.executable, "-c", program], os.environ, "", log)
+    assert child.wait(60.0) == 0
+    told, *rest = log.read_text().splitlines()
+    assert told == f"[trainer] not all of this is in the supervisor's own output: {error}"
+    assert rest == lines
+    assert list(child.tail) == lines[-60:]

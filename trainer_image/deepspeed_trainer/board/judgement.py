@@ -34,7 +34,7 @@ def find_notice(ranks: Ranks) -> str | None:
     broken = {
         rank: state.hook_failure or "the program runs without the trainer's hook"
         for rank, state in ranks.items()
-        if state.hook_failure or (state.end and not state.is_hooked)
+        if state.hook_failure or (state.end and not state.end.stopped and not state.is_hooked)
     }
     if not broken:
         return None

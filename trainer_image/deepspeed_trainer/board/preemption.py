@@ -166,15 +166,19 @@ class Preemption:
 
     def look(self, ranks: Ranks, saved: Saved, now: float) -> Failure | None:
         """Name a step, or return the end of the attempt."""
-        if self._leave is None or now < self._look_at:
+        if self._leave is None:
+            return None
+        have_ended = bool(ranks) and all(state.end for state in ranks.values())
+        # With the last end the round is judged, so what is known by then must have been looked at.
+        if now < self._look_at and not have_ended:
             return None
         self._look_at = now + LOOK_S_PER_RANK * max(0, self._world_size - MANY_RANKS)
         if self._is_agreed:
             return self._await_save(ranks, saved, now)
-        if ranks and all(state.end for state in ranks.values()):
-            return None  # how they ended is all that counts
-        if saved.is_pending and now <= self._leave.due_at:
-            return None  # what it takes, and what is lost, is known when it counts
+        # How they ended is all that counts; what a save takes, and what is lost, is known when it
+        # counts.
+        if have_ended or (saved.is_pending and now <= self._leave.due_at):
+            return None
         why_not = self._find_hindrance(ranks, now)
         if why_not is not None:
             return self._end(saved, why_not)

@@ -4,6 +4,7 @@ Who starts a process sets these variables; the hooks in it read them.  Nothing h
 facts are about.
 """
 
+import contextlib
 import json
 import socket
 import sys
@@ -33,8 +34,10 @@ Report = Callable[[Mapping[str, Any]], None]
 class Wire:
     """Facts to the supervisor as JSON lines over a unix socket; the first fact is `hook`.
 
-    It connects when there is something to say.  What is ANSWERED waits for the supervisor's word;
-    everything else is sent and forgotten.  Once broken it stays broken, with one warning.
+    It connects when there is something to say.  What is ANSWERED waits for the supervisor's word,
+    however long that takes: a supervisor that dies ends the wait.  Everything else is sent and
+    forgotten.  Once broken it stays broken, with one warning, and is closed, which the supervisor
+    sees.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,27 +58,35 @@ class Wire:
             self._try(lambda: self._send(fact))
 
     def await_word(self, kind: str) -> None:
-        """Send a fact of this kind and wait for the answer, however long that takes."""
-        with self._lock:
-            self._try(lambda: self._ask(kind))
+        """Send a fact of this kind and wait for the answer."""
+        self.report({"kind": kind})
 
-    def _ask(self, kind: str) -> None:
-        self._open().settimeout(None)
-        self._send({"kind": kind})
+    def close(self) -> None:
+        """Say nothing more."""
+        with self._lock:
+            self._break()
+
+    def _break(self) -> None:
+        self._is_broken = True
+        if self._answers is not None:
+            self._answers.close()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # never connected, or the other side was first
+                self._socket.shutdown(socket.SHUT_RDWR)  # a forked child may hold it open, too
+            self._socket.close()
 
     def _try(self, act: Callable[[], object]) -> None:
         if self._is_broken:
             return
         try:
             act()
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             sys.stderr.write(f"deepspeed_trainer: progress unavailable: {error}\n")
-            self._is_broken = True
+            self._break()
 
     def _open(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX)
-            self._socket.settimeout(30.0)
             self._socket.connect(self._path)
             self._answers = self._socket.makefile("rb")
             self._socket.sendall(b'{"kind": "hook"}\n')

@@ -102,10 +102,10 @@ def read_hostfile(name: str, text: str) -> dict[str, int]:
     """
     hosts: dict[str, int] = {}
     for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.split("#", 1)[0].strip()
-        if not line:
+        line = raw.strip()
+        if not line or line.startswith("#"):
             continue
-        found = re.fullmatch(r"(\S+)\s+slots=(\d+)", line)
+        found = re.match(r"(\S+)\s+slots=(\d+)", line)  # what follows is for other launchers
         if found is None:
             raise LauncherRefused(f"{name}, line {number}: {line!r} is not `host slots=N`")
         if found[1] in hosts:

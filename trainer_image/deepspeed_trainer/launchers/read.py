@@ -47,6 +47,7 @@ def _read_deepspeed(
 ) -> LaunchRequest:
     chosen = choose_slots(given, hosts, read_file)
     kind = _kind("deepspeed", given)
+    is_multi = len(chosen) > 1 or "force_multi" in given
     return LaunchRequest(
         launcher="deepspeed",
         kind=kind,
@@ -59,6 +60,7 @@ def _read_deepspeed(
         local_rank_flag=None if "no_local_rank" in given else "--local_rank",
         binds_cores="bind_cores_to_rank" in given or "bind_core_list" in given,
         core_list=given.get("bind_core_list"),
+        spans_nodes=is_multi and "no_ssh" not in given,
         left_to_job=given["left"],
     )
 

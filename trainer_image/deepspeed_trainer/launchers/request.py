@@ -33,6 +33,8 @@ class LaunchRequest:
     """How a script is told its local rank: --local_rank, --local-rank or not at all."""
     env: Mapping[str, str | None] = field(default_factory=dict)
     """Variables for the ranks; None passes on the value that the launcher itself has."""
+    spans_nodes: bool = False
+    """Started as DeepSpeed does it across nodes: ranks import from its working directory, too."""
     binds_cores: bool = False
     core_list: str | None = None
     left_to_job: tuple[str, ...] = ()

@@ -98,15 +98,29 @@ class ChildProcess:
         file = _open_log(log_path)
         if restart:
             file = _write_line(file, f"[trainer] restart {restart} begins")
+        is_told = False
         with stream:
             for raw in iter(lambda: stream.readline(MAX_LINE_BYTES), b""):
                 line = raw.decode(errors="replace").rstrip("\n")
                 self.tail.append(line.rsplit("\r", 1)[-1])
-                sys.stdout.write(f"{self._prefix}{line}\n")
+                error = _say(f"{self._prefix}{line}\n")
+                if error is not None and not is_told:
+                    is_told = True
+                    told = "not all of this is in the supervisor's own output"
+                    file = _write_line(file, f"[trainer] {told}: {error}")
                 file = _write_line(file, line)
-        sys.stdout.flush()
         if file is not None:
             file.close()
+
+
+def _say(text: str) -> Exception | None:
+    """Pass output on; why that fails is returned, because it is no reason to end a training."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        return error
+    return None
 
 
 def _open_log(path: Path | None) -> IO[str] | None:

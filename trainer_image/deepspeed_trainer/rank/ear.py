@@ -2,13 +2,19 @@
 
 import contextlib
 import json
+import os
+import select
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deepspeed_trainer.hooks.wire import ANSWERED
+
+END_WITHIN_S: Final = 30.0
+"""How long a process may take to end after its line was closed, which its own end does first."""
 
 
 class HookEar:
@@ -20,6 +26,7 @@ class HookEar:
         self._server.bind(str(path))
         self._server.listen()
         self._listeners: list[threading.Thread] = []
+        self._speakers: list[int] = []
         self._thread = self._start(self._accept)
 
     def finish(self) -> None:
@@ -42,6 +49,8 @@ class HookEar:
                 self._listeners.append(self._start(self._listen, connection))
 
     def _listen(self, connection: socket.socket) -> None:
+        pid = _find_peer(connection)
+        self._speakers.append(pid)
         with connection, connection.makefile("rb") as lines:
             try:
                 for line in lines:
@@ -51,3 +60,30 @@ class HookEar:
                         connection.sendall(b"\n")
             except Exception as error:  # noqa: BLE001  the program goes on without its hook
                 self._put({"kind": "hook", "failure": f"supervisor: {error!r}"[:500]})
+                return
+        self._speakers.remove(pid)
+        if not _ends(pid) and pid not in self._speakers:
+            told = f"process {pid} cannot be heard any more while the program goes on"
+            self._put({"kind": "hook", "failure": told})
+
+
+def _find_peer(connection: socket.socket) -> int:
+    """Return the process that opened the other side."""
+    size = struct.calcsize("3i")
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    pid: int = struct.unpack("3i", found)[0]
+    return pid
+
+
+def _ends(pid: int) -> bool:
+    """Return whether a process is gone, or soon is; one that cannot be watched counts as gone."""
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        end = select.poll()
+        end.register(process, select.POLLIN)
+        return bool(end.poll(END_WITHIN_S * 1000))
+    finally:
+        os.close(process)

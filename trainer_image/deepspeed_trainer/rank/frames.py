@@ -18,6 +18,7 @@ _OURS: Final = re.compile(r"/deepspeed_trainer/|/ray/")
 _COLLECTIVES: Final = "torch/distributed/distributed_c10d.py"
 _WAIT: Final = "deepspeed_trainer/hooks/heartbeat.py"
 _WIRE: Final = "deepspeed_trainer/hooks/wire.py"
+_SOCKET: Final = re.compile(r"/lib/python[^/]*/socket\.py$")
 _PLUMBING: Final = frozenset({"wait", "wrapper", "wrapped_fn", "log_wrapper", "_wait_for_all"})
 
 
@@ -53,7 +54,7 @@ def read_where(text: str, thread: int) -> Where | None:
     others = [frames for ident, frames in threads.items() if ident != thread]
     watched = [training, *(frames for frames in others if not _is_ours(frames))]
     digest = hashlib.sha256(repr(watched).encode()).hexdigest()[:16]
-    asks = training[0].file.endswith(_WIRE)
+    asks = next((f.file.endswith(_WIRE) for f in training if not _SOCKET.search(f.file)), False)
     return Where(digest, find_place(training), find_collective(training), asks)
 
 

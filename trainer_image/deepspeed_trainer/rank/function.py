@@ -103,6 +103,8 @@ class _Agent:
         starting = Starting(self._contract, self._rank, self._link, self._wait_s)
         launch = starting.wait(hello(0)).launch
         if launch is None:
+            # Nobody shall wait for this rank until Ray Train has seen how it ended.
+            self._sync({"kind": "end", "end": {"exit_code": 1, "stopped": True}})
             raise RuntimeError("the head does not let this attempt start")
         answer_for(self._facts.put, self._watch.describe_progress, starting.resumed.report)
         size = torch.distributed.get_world_size()

@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final, Self
 
 from deepspeed_trainer.board.ranks import Launch
@@ -56,6 +56,8 @@ class NodeOrder:
     grace_s: int
     binds_cores: bool = False
     """Whether every rank gets its share of the cores, also where no launcher is told so."""
+    of_job: tuple[str, ...] = ()
+    """Variables that the job sets, which no launcher's file or flag replaces."""
 
     def to_json(self) -> str:
         """Return the text for the environment variable."""
@@ -66,7 +68,7 @@ class NodeOrder:
         """Read what `to_json` wrote."""
         plain = json.loads(text)
         ranks = tuple(RankStart(**rank) for rank in plain.pop("ranks"))
-        return cls(**plain, ranks=ranks)
+        return cls(**{**plain, "of_job": tuple(plain["of_job"])}, ranks=ranks)
 
     def leave_launched(self, endings: Sequence[RankEnding]) -> None:
         """Leave word of how the ranks that a launcher started have ended."""
@@ -88,8 +90,13 @@ class NodeFolder:
         """Show where this rank's supervisor listens to hooks."""
         self._socket_of(self._launch.local_rank).symlink_to(socket)
 
-    def await_neighbours(self) -> None:
-        """Wait until all supervisors of the node listen.
+    @property
+    def has_first(self) -> bool:
+        """Whether the rank that runs the node's command is there."""
+        return self._socket_of(0).is_symlink()
+
+    def await_neighbours(self, may_wait: Callable[[], bool]) -> bool:
+        """Wait until all supervisors of the node listen; False when `may_wait` ends that.
 
         Raises:
             TimeoutError: one does not.
@@ -99,7 +106,9 @@ class NodeFolder:
         while absent := [rank for rank in all_of_node if not self._socket_of(rank).is_symlink()]:
             if monotonic() > deadline:
                 raise TimeoutError(f"local ranks {absent} do not listen below {self.path}")
-            sleep(0.05)
+            if not may_wait():
+                return False
+        return True
 
     def command(self, env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Return the node's command and its environment, made from that of its supervisor."""
@@ -112,7 +121,7 @@ class NodeFolder:
             SUPERVISOR_ENV: str(os.getpid()),
             DESCENDANTS_ENV: "1",
         }
-        own["PATH"] = rankenv.prepend_path(own, rankenv.LAUNCHERS_PATH, "PATH")
+        own |= rankenv.launchers_env(own)
         words = [rankenv.expand(word, own) for word in (entrypoint.target, *entrypoint.args)]
         return [*rankenv.TIED_COMMAND, *words], own
 
@@ -138,6 +147,7 @@ class NodeFolder:
             ),
             grace_s=contract.stop_grace_s,
             binds_cores=contract.bind_cores,
+            of_job=tuple(sorted(contract.env)),
         )
 
     def _start_of(self, rank: int, local_rank: int) -> RankStart:

@@ -37,6 +37,8 @@ RANK_SITE: Final = str(Path(__file__).parents[1] / "rank_site")
 
 LAUNCHERS_PATH: Final = str(Path(__file__).parents[1] / "launchers_path")
 """Holds a program by the name of each launcher, to be found before the real ones."""
+PYTHON_ENV: Final = "DSJOB_PYTHON"
+"""The Python that those run under: the supervisor's own, whatever else PATH has."""
 TIED_COMMAND: Final = (sys.executable, "-m", "deepspeed_trainer.rank.command")
 """Words before a command that need not be Python: they tie it to its supervisor."""
 
@@ -128,6 +130,11 @@ def expand(text: str, env: Mapping[str, str]) -> str:
         return env.get(found[1], found[0])
 
     return _REFERENCE.sub(replace, text)
+
+
+def launchers_env(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what makes our launchers be found before the real ones of an environment."""
+    return {"PATH": prepend_path(env, LAUNCHERS_PATH, "PATH"), PYTHON_ENV: sys.executable}
 
 
 def prepend_path(env: Mapping[str, str], folder: str, name: str = "PYTHONPATH") -> str:

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -30,10 +30,12 @@ from deepspeed_trainer.launchers.request import (
 )
 from deepspeed_trainer.rank.child import ChildProcess
 from deepspeed_trainer.rank.node import NODE_ENV, NodeOrder, RankEnding, RankStart
-from deepspeed_trainer.rank.rankenv import LAUNCHERS_PATH, TIED_COMMAND
+from deepspeed_trainer.rank.rankenv import LAUNCHERS_PATH, RANK_SITE, TIED_COMMAND
 
 EXIT_REFUSED: Final = 2
 POLL_S: Final = 0.1
+OWN_PREFIX: Final = "DSJOB_"
+"""How all variables begin by which the job speaks to a program."""
 ALIASES: Final = {"mpiexec": "mpirun"}
 PER_RANK: Final = (
     "{name} starts a process for every rank of a node, and this command runs once per rank: say"
@@ -99,7 +101,8 @@ class _NodeRanks:
         cores = [_cores(request, order, rank) for rank in order.ranks]
         _say(request, order)
         self._children = [
-            _start(request, rank, share) for rank, share in zip(order.ranks, cores, strict=True)
+            _start(request, order, rank, share)
+            for rank, share in zip(order.ranks, cores, strict=True)
         ]
 
     def run(self) -> int:
@@ -141,17 +144,37 @@ def rank_command(request: LaunchRequest, rank: RankStart) -> list[str]:
 
 
 def rank_environment(
-    request: LaunchRequest, rank: RankStart, own: Mapping[str, str]
+    request: LaunchRequest,
+    rank: RankStart,
+    own: Mapping[str, str],
+    *,
+    of_job: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return the environment of one rank: the command's own, the job's, and the launcher's."""
+    """Return the environment of one rank: the command's own, the launcher's, and the job's.
+
+    The launcher's files and flags replace neither the variables `of_job` nor those that tell the
+    program what the job wants of it.
+    """
     named = {
-        name: own.get(name, "") if value is None else value for name, value in request.env.items()
+        name: own.get(name, "") if value is None else value
+        for name, value in request.env.items()
+        if name not in of_job and not name.startswith(OWN_PREFIX)
     }
     env = {**own, **named, **rank.env, SUPERVISOR_ENV: str(os.getpid())}
+    env["PYTHONPATH"] = _python_path(request, named, own)
     del env[NODE_ENV]
     if request.kind is not ProgramKind.PROGRAM:
         del env[DESCENDANTS_ENV]  # the rank's own Python is the one that trains
     return {**env, **_LAUNCHER_ENV.get(request.launcher, _nothing)(env)}
+
+
+def _python_path(request: LaunchRequest, *given: Mapping[str, str]) -> str:
+    """Return where a rank's Python looks: for our hooks, then as the launcher would let it."""
+    folders = [RANK_SITE, *([str(Path.cwd())] if request.spans_nodes else [])]
+    for env in given:
+        if path := env.get("PYTHONPATH"):
+            folders += path.split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys(folders))
 
 
 def _torchrun_env(env: Mapping[str, str]) -> dict[str, str]:
@@ -244,8 +267,10 @@ def find_real(name: str) -> str:
     return found
 
 
-def _start(request: LaunchRequest, rank: RankStart, cores: Sequence[int]) -> ChildProcess:
-    env = rank_environment(request, rank, os.environ)
+def _start(
+    request: LaunchRequest, order: NodeOrder, rank: RankStart, cores: Sequence[int]
+) -> ChildProcess:
+    env = rank_environment(request, rank, os.environ, of_job=order.of_job)
     if cores:
         env["OMP_NUM_THREADS"] = str(len(cores))
     log = Path(rank.log) if rank.log else None

@@ -44,6 +44,8 @@ from deepspeed_trainer.rank.vitals import Vitals
 
 LOGS_EVERY_S: Final = 60.0
 """How often logs go to a bucket while the program runs; a volume has them at once."""
+NOT_STARTED: Final = RankEnding(1, stopped=True)
+"""The end of a rank that was told to stop before its program was started."""
 
 
 def supervise(config: Mapping[str, Any]) -> None:
@@ -92,8 +94,8 @@ class Supervisor:
         """
         starting = Starting(self._contract, self._rank, self._link, self._wait_s)
         orders = starting.wait(hello(self._port.getsockname()[1]))
-        if orders.launch is None:
-            return orders.go_again
+        if orders.go_again:
+            return True
         self._resumed = starting.resumed
         oom_kills_before = count_oom_kills()
         end = {
@@ -133,8 +135,10 @@ class Supervisor:
             if log.exists():
                 self._facts.keeper.bring_log(log)
 
-    def _run(self, launch: Launch) -> RankEnding:
-        """Run what this rank runs, to its end."""
+    def _run(self, launch: Launch | None) -> RankEnding:
+        """Run what this rank runs, to its end; one that was told to stop before has ended, too."""
+        if launch is None:
+            return NOT_STARTED
         rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
         if self._contract.entrypoint.per == "Node":
             node = NodeFolder(self._contract, launch, self._restart)
@@ -153,7 +157,7 @@ class Supervisor:
         }
         if self._contract.entrypoint.kind is EntrypointKind.COMMAND:
             env[DESCENDANTS_ENV] = "1"
-            env["PATH"] = rankenv.prepend_path(env, rankenv.LAUNCHERS_PATH, "PATH")
+            env |= rankenv.launchers_env(env)
         command = rankenv.rank_command(self._contract, env)
         log = rankenv.log_path(self._contract, self._rank)
         self._logs = [log] if log else []
@@ -164,17 +168,26 @@ class Supervisor:
         """Run the node's command as its first rank, or wait for its end as another."""
         node.show_socket(self._folder / "hook")
         if launch.local_rank == 0:
-            node.await_neighbours()
-            command, env = node.command(self._job_env())
-            log = rankenv.node_log_path(self._contract, launch.node_rank)
-            own = rankenv.log_path(self._contract, self._rank)
-            self._logs = [path for path in (log, own) if path]
-            child = ChildProcess(command, env, f"[node {launch.node_rank}] ", log)
-            return node.conclude(self._follow(child))
+            return node.conclude(self._run_command(node, launch))
         while (ending := node.read_ending()) is None:
             sleep(self._tick_s)
-            self._talk()
+            if self._talk().must_stop and not node.has_first:
+                return NOT_STARTED
         return ending
+
+    def _run_command(self, node: NodeFolder, launch: Launch) -> RankEnding:
+        if not node.await_neighbours(self._may_wait):
+            return NOT_STARTED
+        command, env = node.command(self._job_env())
+        log = rankenv.node_log_path(self._contract, launch.node_rank)
+        own = rankenv.log_path(self._contract, self._rank)
+        self._logs = [path for path in (log, own) if path]
+        return self._follow(ChildProcess(command, env, f"[node {launch.node_rank}] ", log))
+
+    def _may_wait(self) -> bool:
+        """Wait a moment for other ranks; False when there is nothing to wait for any more."""
+        sleep(self._wait_s)
+        return not self._talk().must_stop
 
     def _job_env(self) -> dict[str, str]:
         config_path = rankenv.write_config(self._contract, self._folder)

@@ -191,6 +191,13 @@ def test_advice_of_a_hook_is_shown_beside_what_is_missing() -> None:
     assert notice.endswith("; build it sharded")
 
 
+def test_a_rank_that_was_stopped_before_it_started_is_not_said_to_lack_its_hook() -> None:
+    attempt = a_running_attempt()
+    attempt.note_hello(1, hello("b"), 0.0)
+    attempt.note_end(1, ended(1, stopped=True), 1.0)
+    assert attempt.progress().notice is None
+
+
 def test_a_lost_supervisor_is_a_lost_pod() -> None:
     attempt = a_running_attempt()
     attempt.conclude(Verdict(lost={1: "the actor died"}), 2.0)

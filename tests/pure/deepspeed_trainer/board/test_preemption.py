@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deepspeed_trainer.board.attempt import Attempt
-from deepspeed_trainer.board.preemption import Preemption, Saved
+from deepspeed_trainer.board.preemption import MANY_RANKS, Preemption, Saved
 from deepspeed_trainer.board.ranks import RankState, SaveOrder, Verdict
 from deepspeed_trainer.board.saves import Save
 from deepspeed_trainer.contract import Cause, Failure
@@ -167,6 +167,31 @@ def test_a_program_that_ends_after_its_signal_has_not_succeeded() -> None:
     for rank in (0, 1):
         attempt.note_end(rank, ended(0), 8.0)
     attempt.orders(0, 8.5)
+    assert "no step is lost" in failure(attempt).message
+
+
+def test_many_ranks_that_end_by_their_signal_after_the_save_have_not_failed() -> None:
+    """Looks at many ranks are rare, and the last ends may come between two of them."""
+    ranks = range(MANY_RANKS + 1000)
+    pods = tuple(f"pod-{rank}" for rank in ranks)
+    attempt = a_running_attempt(pods, nodes=len(ranks), restarts_left=3)
+    for rank in ranks:
+        step(attempt, rank, 1, 1.0)
+        tell(attempt, rank, "saver", name="deepspeed")
+    going(attempt)
+    at = named(attempt, 5.5).step
+    for rank in ranks:
+        tell(attempt, rank, "armed", step=at)
+    assert named(attempt, 9.0).is_agreed
+    for rank in ranks:
+        step(attempt, rank, at, 9.5)
+        tell(attempt, rank, "signalled", step=at)
+        if rank:
+            attempt.note_end(rank, ended(-15), 10.0)
+    attempt.note_committed(Save.from_fact(a_closed_save(at)), 10.0)
+    assert not attempt.orders(0, 12.0).go_again
+    attempt.note_end(0, ended(-15), 12.1)
+    assert not attempt.orders(0, 12.1).go_again
     assert "no step is lost" in failure(attempt).message
 
 

@@ -15,6 +15,7 @@ from deepspeed_trainer.launchers.request import (
 HOSTS = {"pod-a": 2, "pod-b": 2}
 FILES = {
     "hosts": "worker-1 slots=4  # big\n\nworker-2 slots=4\n",
+    "pdsh": "worker-1 slots=2 max_slots=8\nworker-2\tslots=2# no blank\n",
     "uneven": "worker-1 slots=4\nworker-2 slots=2\n",
 }
 
@@ -32,6 +33,7 @@ def read(line: str) -> LaunchRequest:
         ("deepspeed --hostfile=absent train.py", 2, 2),
         ("deepspeed --hostfile /job/hostfile train.py", 2, 2),
         ("deepspeed -H hosts train.py", 2, 4),
+        ("deepspeed -H pdsh train.py", 2, 2),
         ("deepspeed --hostfile hosts --include worker-2 train.py", 1, 4),
         ("deepspeed --hostfile hosts -i worker-1:0,1@worker-2:2,3 train.py", 2, 2),
         ("deepspeed --hostfile hosts -e worker-1:0@worker-2:3 train.py", 2, 3),
@@ -108,6 +110,23 @@ def test_variables_of_deepspeeds_file_are_taken_from_home_and_from_here() -> Non
     assert read_env_file(".deepspeed_env", files.get) == {"A": "2", "B": "1=x"}
     with pytest.raises(LauncherRefused, match="mine says 'A'; write NAME=VALUE"):
         read_env_file("mine", {"mine": "A\n"}.get)
+
+
+@pytest.mark.parametrize(
+    ("line", "spans_nodes"),
+    [
+        ("deepspeed a.py", True),
+        ("deepspeed --hostfile hosts --num_nodes 1 a.py", False),
+        ("deepspeed --hostfile hosts --num_nodes 1 --force_multi a.py", True),
+        ("deepspeed --no_ssh a.py", False),
+        ("torchrun --nnodes 2 a.py", False),
+        ("mpirun -np 4 a", False),
+    ],
+)
+def test_across_nodes_deepspeed_lets_ranks_import_from_the_working_directory(
+    line: str, spans_nodes: bool
+) -> None:
+    assert read(line).spans_nodes is spans_nodes
 
 
 def test_variables_of_mpirun_are_taken() -> None:

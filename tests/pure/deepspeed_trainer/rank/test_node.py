@@ -1,9 +1,17 @@
 """A command per node: how its ranks have ended, and what a launcher in it is given."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepspeed_trainer.board.ranks import Launch
 from deepspeed_trainer.contract import Entrypoint, EntrypointKind
 from deepspeed_trainer.launchers.request import LaunchRequest, ProgramKind
-from deepspeed_trainer.rank.node import NodeOrder, RankEnding, RankStart, find_endings
+from deepspeed_trainer.rank.node import NodeFolder, NodeOrder, RankEnding, RankStart, find_endings
+from deepspeed_trainer.rank.rankenv import RANK_SITE
 from deepspeed_trainer.rank.shim import rank_command, rank_environment
+from tests.pure.deepspeed_trainer.makers import a_contract
 
 KILLED = RankEnding(-9, tail=("bad",))
 STOPPED = RankEnding(-15, stopped=True)
@@ -45,7 +53,7 @@ def test_a_command_that_failed_by_itself_failed_as_the_first_rank() -> None:
 
 
 def test_an_order_survives_the_environment() -> None:
-    order = NodeOrder("folder", {"a": 2}, (RANK,), 10)
+    order = NodeOrder("folder", {"a": 2}, (RANK,), 10, of_job=("A",))
     assert NodeOrder.from_json(order.to_json()) == order
 
 
@@ -68,6 +76,42 @@ def test_a_rank_gets_what_the_launcher_would_give() -> None:
 def test_the_jobs_own_numbers_win_over_the_launchers() -> None:
     request = a_request("mpirun", kind=ProgramKind.PROGRAM, env={"RANK": "0"})
     assert rank_environment(request, RANK, OWN)["RANK"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("own", "request_", "expected"),
+    [
+        ("/trainer", {}, [RANK_SITE, "/trainer"]),
+        ("/trainer", {"spans_nodes": True}, [RANK_SITE, str(Path.cwd()), "/trainer"]),
+        (f"/mine:{RANK_SITE}:/trainer", {}, [RANK_SITE, "/mine", "/trainer"]),
+        ("/trainer", {"env": {"PYTHONPATH": "/file"}}, [RANK_SITE, "/file", "/trainer"]),
+        ("", {}, [RANK_SITE]),
+    ],
+)
+def test_the_working_directory_is_imported_from_as_deepspeed_does_it_across_nodes(
+    own: str, request_: dict[str, Any], expected: list[str]
+) -> None:
+    env = rank_environment(a_request(**request_), RANK, {**OWN, "PYTHONPATH": own})
+    assert env["PYTHONPATH"].split(":") == expected
+
+
+def test_what_the_job_sets_wins_over_the_launchers_variables() -> None:
+    named = {"NCCL_DEBUG": "TRACE", "DSJOB_CHECKPOINT_DIR": "/lost", "MINE": "1", "HOME": None}
+    request = a_request("mpirun", kind=ProgramKind.PROGRAM, env=named)
+    own = {**OWN, "NCCL_DEBUG": "INFO", "DSJOB_CHECKPOINT_DIR": "/volume"}
+    env = rank_environment(request, RANK, own, of_job=("NCCL_DEBUG",))
+    assert (env["NCCL_DEBUG"], env["DSJOB_CHECKPOINT_DIR"]) == ("INFO", "/volume")
+    assert (env["MINE"], env["HOME"]) == ("1", "/h")
+
+
+def test_a_launcher_is_told_what_the_job_sets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    entrypoint = Entrypoint(EntrypointKind.COMMAND, "./train.sh", per="Node")
+    contract = a_contract(entrypoint=entrypoint, env={"NCCL_DEBUG": "INFO"}, storage=None)
+    _, env = NodeFolder(contract, Launch(0, 1, 0, 2, "a", 1, (0,), ("a", "b"))).command({})
+    assert NodeOrder.from_json(env["DSJOB_NODE"]).of_job == ("NCCL_DEBUG",)
 
 
 def test_per_is_part_of_the_contract() -> None:
