@@ -3,7 +3,8 @@
 A program goes on, and may overwrite, rename or delete what it has just saved.  So each rank pins
 its files before the program goes on: a large file gets a second name (a hard link, which costs no
 time), a small one is copied, because small files are the ones that programs append to.  Before the
-program writes to a name again, the name is taken off the pinned file.
+program writes to a name below its tag again, the name is taken off the pinned file.  Beside the tag
+nobody knows when a program writes, so what lies there is copied, large or not.
 """
 
 import errno
@@ -11,9 +12,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 _OF_RANK: Final = re.compile(
@@ -34,6 +35,8 @@ class Pin:
     at: Path
     stamp: tuple[int, int, int]
     """Inode, size and time of change of the source when it was pinned."""
+    is_copy: bool = False
+    """Whether it is a file of its own, which no program can reach."""
 
     @property
     def size_bytes(self) -> int:
@@ -46,6 +49,11 @@ class Pin:
             return stamp_of(self.source) != self.stamp
         except FileNotFoundError:
             return False  # what the program deleted stays pinned
+
+    def has_changed(self) -> bool:
+        """Whether what is held is no longer what was pinned."""
+        found = stamp_of(self.at)
+        return found[1] != self.size_bytes if self.is_copy else found != self.stamp
 
 
 def pod_folder(submission_id: str) -> Path:
@@ -67,6 +75,11 @@ def is_shared(path: str) -> bool:
     return _OF_RANK.search(path.rsplit("/", 1)[-1]) is None
 
 
+def is_loose(path: str, tag: str) -> bool:
+    """Return whether a file of a save lies beside its tag's folder and not in it."""
+    return not PurePosixPath(path).is_relative_to(tag)
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """Return the files below a folder in a fixed order; links that a resume left are none."""
     for path in sorted(folder.rglob("*")):
@@ -80,22 +93,25 @@ def stamp_of(path: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def pin(source: Path, path: str, places: Iterable[Path]) -> Pin:
+def pin(source: Path, path: str, places: Sequence[Path], *, links: bool = True) -> Pin:
     """Hold a file fast in the first of the folders that takes a link, else copy it to the last.
+
+    A small file, and with `links` False any, is copied to the first folder.
 
     Raises:
         OSError: it is gone, or there is no room for a copy.
     """
     stamp = stamp_of(source)
     targets = [place / path for place in places]
+    links = links and stamp[1] >= LINK_FROM_BYTES
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        if stamp[1] >= LINK_FROM_BYTES and _try_link(source, target):
+        if links and _try_link(source, target):
             return Pin(path, source, target, stamp)
-    target = targets[0] if stamp[1] < LINK_FROM_BYTES else targets[-1]
+    target = targets[-1] if links else targets[0]
     copy_whole(source, target)
-    return Pin(path, source, target, stamp)
+    return Pin(path, source, target, stamp, is_copy=True)
 
 
 def copy_whole(source: Path, target: Path) -> None:

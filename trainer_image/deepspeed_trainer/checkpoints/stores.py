@@ -55,8 +55,11 @@ class Store(Protocol):
     def keep(self, source: Path, path: str) -> str:
         """Bring a local file here; returns the sha256 of what was brought."""
 
-    def fetch(self, path: str, target: Path) -> str:
-        """Make a file readable at a local path; returns the sha256 of what is read there."""
+    def fetch(self, path: str, target: Path, *, links: bool = True) -> str:
+        """Make a file readable at a local path; returns the sha256 of what is read there.
+
+        With `links` False it is a file of its own, which may be written to.
+        """
 
     def remove(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -145,11 +148,11 @@ class VolumeStore:
         _sync_folder(target.parent)
         return digest
 
-    def fetch(self, path: str, target: Path) -> str:
+    def fetch(self, path: str, target: Path, *, links: bool = True) -> str:
         """Link a local path to the file, or copy a small one: programs write to those again."""
         source = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.stat().st_size >= LINK_FROM_BYTES:
+        if links and source.stat().st_size >= LINK_FROM_BYTES:
             link_to(source, target)
         else:
             beside = target.with_name(f".{target.name}.{os.getpid()}")
@@ -190,11 +193,11 @@ def _telling(verb: _Verb) -> _Verb:
     """Let what a bucket's library raises come out as OSError, with the path that was meant."""
 
     @functools.wraps(verb)
-    def told(self: "BucketStore", *args: Any) -> Any:
+    def told(self: "BucketStore", *args: Any, **kwargs: Any) -> Any:
         from obstore.exceptions import BaseError  # noqa: PLC0415  volumes need no such package
 
         try:
-            return verb(self, *args)
+            return verb(self, *args, **kwargs)
         except FileNotFoundError:
             raise
         except BaseError as error:
@@ -320,7 +323,7 @@ class BucketStore:
         return digest.hexdigest()
 
     @_telling
-    def fetch(self, path: str, target: Path) -> str:
+    def fetch(self, path: str, target: Path, *, links: bool = True) -> str:  # noqa: ARG002
         """Download an object; the local file appears when it is whole."""
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(f".{target.name}.{os.getpid()}")

@@ -185,7 +185,8 @@ class Keeper:
             if "paths" in save.fact:
                 save.pins[path] = Pin(path, file, file, files.stamp_of(file))
             else:
-                save.pins[path] = files.pin(file, path, places)
+                links = not files.is_loose(path, save.fact.get("only", ""))
+                save.pins[path] = files.pin(file, path, places, links=links)
 
     def _leave_record(self, save: HeldSave) -> None:
         """Write down what lies on the volume; a copy in the pod's own folder is not there."""
@@ -224,11 +225,9 @@ class Keeper:
             )
             for pin in save.pins.values()
         ]
-        changed = [
-            pin.path for pin in save.pins.values() if pin.at.stat().st_size != pin.size_bytes
-        ]
+        changed = [pin.path for pin in save.pins.values() if pin.has_changed()]
         if changed:
-            raise OSError(f"{changed[0]} was written to while it was brought to the storage")
+            raise OSError(f"{changed[0]} was written to before it was on the storage")
         wire = [file.to_wire() for file in brought]
         self._tell(
             {"kind": "brought", "number": save.number, "step": save.fact["step"], "files": wire}

@@ -14,7 +14,7 @@ from typing import Final
 
 from deepspeed_trainer.batching import refit
 from deepspeed_trainer.board.ranks import Resume
-from deepspeed_trainer.checkpoints.files import is_shared, owner_of, pod_folder
+from deepspeed_trainer.checkpoints.files import is_loose, is_shared, owner_of, pod_folder
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -66,7 +66,7 @@ def prepare(
             _set_aside_newer(target)
             shutil.rmtree(target / manifest.tag / CONVERTED_DIR, ignore_errors=True)
         files = _files_for(manifest, rank, brings_shared=is_first)
-        read += _fetch(store, resume.save, files, target)
+        read += _fetch(store, resume.save, files, target, manifest.tag)
         told = replace(told, folder=str(target), tag=manifest.tag)
     if resume.report:
         manifest = read_manifest(store, resume.report)
@@ -85,12 +85,17 @@ def prepare(
 
 
 def _fetch(
-    store: Store, path: str, files: Iterable[ManifestFile], target: Path
+    store: Store, path: str, files: Iterable[ManifestFile], target: Path, tag: str = ""
 ) -> list[ManifestFile]:
-    """Bring files of a checkpoint, each compared with its manifest; returns them."""
+    """Bring files of a checkpoint, each compared with its manifest; returns them.
+
+    What lies beside the tag the program may write to at any time, so it gets no link to that.
+    """
     read = []
     for file in files:
-        check_file(path, file, store.fetch(f"{path}/{file.path}", target / file.path))
+        links = not is_loose(file.path, tag)
+        found = store.fetch(f"{path}/{file.path}", target / file.path, links=links)
+        check_file(path, file, found)
         read.append(file)
     return read
 

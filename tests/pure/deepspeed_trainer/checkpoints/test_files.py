@@ -11,6 +11,7 @@ from deepspeed_trainer.checkpoints.files import (
     LINK_FROM_BYTES,
     copy_whole,
     free_names,
+    is_loose,
     is_shared,
     lacks_room,
     owner_of,
@@ -62,6 +63,22 @@ def test_a_large_file_costs_no_copy_and_a_small_one_can_be_appended_to(tmp_path:
         file.write("2")
     assert small.at.read_text() == "1"
     assert small.is_stale()
+
+
+def test_what_lies_beside_the_tag_is_copied(tmp_path: Path) -> None:
+    assert [is_loose(path, "tag") for path in ("tag/big", "big", "other/big")] == [
+        False,
+        True,
+        True,
+    ]
+    assert not is_loose("big", ""), "without a tag all lies in its folder"
+    (tmp_path / "big").write_bytes(BIG)
+    big = pin(tmp_path / "big", "big", [tmp_path / "held", tmp_path / "staging"], links=False)
+    assert big.at == tmp_path / "held" / "big"
+    assert not big.at.samefile(big.source)
+    (tmp_path / "big").write_bytes(b"y" * LINK_FROM_BYTES)
+    assert big.is_stale()
+    assert not big.has_changed()
 
 
 def test_the_first_folder_on_the_same_file_system_is_taken(tmp_path: Path) -> None:

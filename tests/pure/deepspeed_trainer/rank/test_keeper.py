@@ -1,5 +1,6 @@
 """From the program's word that it saved to files on the storage, whatever it does meanwhile."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -103,6 +104,32 @@ def test_a_tag_that_is_used_again_does_not_reach_the_save_before(rank: Rank) -> 
     path = rank.facts[0]["path"]
     rank.bring(1, newest=1)
     assert (rank.volume / path / "tag" / SHARD.format(0)).read_bytes()[:1] == b"1"
+
+
+def test_a_file_beside_the_tag_that_is_written_again_reaches_no_save_before(rank: Rank) -> None:
+    """Nobody takes its name off before the program writes: it lies in no tag's folder."""
+    loose = rank.work / "custom_checkpoint_0.pkl"
+    for letter in (b"a", b"b"):
+        rank.work.mkdir(exist_ok=True)
+        loose.write_bytes(letter * LINK_FROM_BYTES)
+        rank.save(1)
+        rank.keeper.note_closed()
+    first, second = (rank.volume / fact["path"] / loose.name for fact in rank.facts)
+    assert (first.read_bytes()[:1], second.read_bytes()[:1]) == (b"a", b"b")
+    assert loose.name in names(rank.bring(2))
+
+
+def test_a_file_that_was_written_to_after_its_save_is_no_checkpoint(rank: Rank) -> None:
+    """Also when it has the same size as before."""
+    rank.save(1)
+    rank.keeper.note_closed()
+    shard = rank.work / "tag" / SHARD.format(0)
+    before = shard.stat().st_mtime_ns
+    shard.write_bytes(b"9" * LINK_FROM_BYTES)
+    os.utime(shard, ns=(before + 1, before + 1))  # whatever the clock's grain is
+    fact = rank.bring(1)
+    assert fact["kind"] == "save_lost"
+    assert f"tag/{shard.name} was written to" in fact["message"]
 
 
 def test_a_file_that_grew_while_it_was_brought_is_no_checkpoint(rank: Rank) -> None:

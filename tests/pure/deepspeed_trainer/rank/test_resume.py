@@ -7,6 +7,7 @@ import pytest
 
 from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.ranks import Resume
+from deepspeed_trainer.checkpoints import stores
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
 from deepspeed_trainer.contract import MANIFEST_FILE, Manifest, ManifestFile, RunContract
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
@@ -72,6 +73,20 @@ def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> No
         "checkpoint-5",
         "uncounted-checkpoint-15",
     ]
+
+
+def test_a_file_beside_the_tag_can_be_written_without_harm_to_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the program writes below the tag names are taken off; beside it nobody does so."""
+    monkeypatch.setattr(stores, "LINK_FROM_BYTES", 1)
+    contract, resume = a_saved_job(tmp_path)
+    folder = program_checkpoint_dir(contract)
+    prepare(contract, 0, 0, resume)
+    with (folder / "latest").open("wb") as file:
+        file.write(b"overwritten")
+    assert (tmp_path / SAVE / "latest").read_text() == "tag"
+    assert (folder / "tag" / "zero_pp_rank_0_x.pt").is_symlink(), "large ones cost no copy"
 
 
 @pytest.mark.parametrize("path", ["tag/zero_pp_rank_1_x.pt", MANIFEST_FILE])
