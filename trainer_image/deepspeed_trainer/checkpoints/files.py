@@ -21,7 +21,12 @@ _OF_RANK: Final = re.compile(
     r"(?:zero_pp_rank_|rng_state_|random_states_|fingerprint-rank-|sidecar-rank-)(\d+)(?:\D|$)"
     r"|^__(\d+)_\d+\.distcp$"
 )
+_OF_SOME_RANK: Final = re.compile(
+    r"^(?!mp_rank_00_)(?:layer_\d|(?:.*[-_.])?(?:expert|rank)[-_]?\d)", re.IGNORECASE
+)
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+Stamp = tuple[int, int, int]
+"""Inode, size and time of change of a file."""
 LINK_FROM_BYTES: Final = 1024 * 1024
 """Files of at least this size are linked, smaller ones copied."""
 
@@ -33,8 +38,8 @@ class Pin:
     path: str
     source: Path
     at: Path
-    stamp: tuple[int, int, int]
-    """Inode, size and time of change of the source when it was pinned."""
+    stamp: Stamp
+    """That of the source when it was pinned."""
     is_copy: bool = False
     """Whether it is a file of its own, which no program can reach."""
 
@@ -75,6 +80,15 @@ def is_shared(path: str) -> bool:
     return _OF_RANK.search(path.rsplit("/", 1)[-1]) is None
 
 
+def is_anyones(path: str) -> bool:
+    """Return whether a file of no known rank may have been written by any: its name has a number.
+
+    Experts, layers of a pipeline, slices of a model, and what programs name after their ranks. The
+    first slice is rank 0's.
+    """
+    return is_shared(path) and _OF_SOME_RANK.match(path.rsplit("/", 1)[-1]) is not None
+
+
 def is_loose(path: str, tag: str) -> bool:
     """Return whether a file of a save lies beside its tag's folder and not in it."""
     return not PurePosixPath(path).is_relative_to(tag)
@@ -87,7 +101,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def stamp_of(path: Path) -> tuple[int, int, int]:
+def stamp_of(path: Path) -> Stamp:
     """Return what changes when a file is replaced or written to."""
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
@@ -150,12 +164,21 @@ def _try_link(source: Path, target: Path) -> bool:
     return True
 
 
-def free_names(folder: Path, rank: int) -> None:
-    """Take a rank's names off pinned and linked files, so that writing them harms no checkpoint."""
+def free_names(folder: Path, rank: int, *, is_first: bool = False) -> None:
+    """Take a rank's names off pinned and linked files, so that writing them harms no checkpoint.
+
+    The first rank of a pod does so for the files of no rank, too: the disk may be the pod's own.
+    """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
     for path in sorted(folder.rglob("*")):
-        if owner_of(path.name) != rank or path.is_dir():
-            continue
-        if path.is_symlink() or path.stat().st_nlink > 1:
+        is_own = owner_of(path.name) == rank or (is_first and is_shared(path.name))
+        if is_own and not path.is_dir() and _has_other_names(path):
             path.unlink(missing_ok=True)
+
+
+def _has_other_names(path: Path) -> bool:
+    try:
+        return path.is_symlink() or path.stat().st_nlink > 1
+    except FileNotFoundError:
+        return False  # another rank has taken it off

@@ -111,7 +111,7 @@ class SaveWatch:
         """Before the first byte: end the save before, and write to no file that is held fast."""
         self.close()
         self._room.begin(folder)
-        free_names(folder / tag, self._rank)
+        free_names(folder / tag, self._rank, is_first=os.environ.get("LOCAL_RANK") == "0")
         if folder / tag not in self._saved and _is_chosen(folder / tag, Resumed.from_env()):
             # What was continued from is no part of what is saved under the same name.
             shutil.rmtree(folder / tag / CONVERTED_DIR, ignore_errors=True)

@@ -78,6 +78,17 @@ class Keeper:
         """The newest closed saves, for whoever finds this process killed."""
         self._staging = Path(tempfile.mkdtemp(prefix="dsjob-staging-"))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="keep")
+        self._is_first = False
+        self._others: Mapping[Path, files.Stamp] = {}
+
+    def note_start(self, local_rank: int, others: Mapping[Path, files.Stamp] | None = None) -> None:
+        """Take this rank's place on its pod, before its program runs.
+
+        `others` are files that were put back here and that another rank had brought: they are its
+        own until they are written to here.
+        """
+        self._is_first = local_rank == 0
+        self._others = others or {}
 
     def note_saved(self, fact: Fact) -> None:
         """Pin the files of a save that has just returned; what fails is told, never raised."""
@@ -180,7 +191,7 @@ class Keeper:
         for file in _members(save.fact):
             path = file.relative_to(root).as_posix()
             known = save.pins.get(path)
-            if not self._is_own(save.fact, path) or (known and not known.is_stale()):
+            if not self._is_own(save.fact, path, file) or (known and not known.is_stale()):
                 continue
             if "paths" in save.fact:
                 save.pins[path] = Pin(path, file, file, files.stamp_of(file))
@@ -198,8 +209,19 @@ class Keeper:
         self._left.append(Held(self._restart, self._describe(save), lying))
         write_record(volume / record_path(self._attempt, self._rank), self._left)
 
-    def _is_own(self, fact: Fact, path: str) -> bool:
-        return "paths" in fact or files.owner_of(path) == self._rank
+    def _is_own(self, fact: Fact, path: str, file: Path) -> bool:
+        if "paths" in fact or not files.is_shared(path):
+            return "paths" in fact or files.owner_of(path) == self._rank
+        if self._rank != 0 and not (self._is_first and files.is_anyones(path)):
+            return False
+        if self._rank != 0 and self._is_on_volume(file):
+            return False
+        return file not in self._others or files.stamp_of(file) != self._others[file]
+
+    def _is_on_volume(self, file: Path) -> bool:
+        """Whether rank 0 sees it too: every pod has the job's volume, and a disk of its own."""
+        volume = self._store.place_of("") if self._store else None
+        return volume is not None and file.resolve().is_relative_to(volume.resolve())
 
     def _bring(self, number: int) -> None:
         """Hash and upload a save's files, in the background."""

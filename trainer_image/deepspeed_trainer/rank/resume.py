@@ -14,7 +14,15 @@ from typing import Final
 
 from deepspeed_trainer.batching import refit
 from deepspeed_trainer.board.ranks import Resume
-from deepspeed_trainer.checkpoints.files import is_loose, is_shared, owner_of, pod_folder
+from deepspeed_trainer.checkpoints.files import (
+    Stamp,
+    is_anyones,
+    is_loose,
+    is_shared,
+    owner_of,
+    pod_folder,
+    stamp_of,
+)
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
 from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
@@ -59,9 +67,7 @@ def prepare(
         manifest = read_manifest(store, resume.save)
         manifests.append(manifest)
         target = _place(contract, manifest.source)
-        volume = store.place_of("")
-        is_seen_by_all = volume is not None and target.is_relative_to(volume)
-        is_first = rank == 0 if is_seen_by_all else local_rank == 0
+        is_first = rank == 0 if _is_seen_by_all(store, target) else local_rank == 0
         if is_first:
             _set_aside_newer(target)
             shutil.rmtree(target / manifest.tag / CONVERTED_DIR, ignore_errors=True)
@@ -82,6 +88,30 @@ def prepare(
                 read.append(file)
         told = replace(told, report=str(place))
     return replace(told, batch=_derive_batch(manifests[0], contract.world_size)), read
+
+
+def find_others(
+    contract: RunContract, rank: int, local_rank: int, resumed: Resumed
+) -> dict[Path, Stamp]:
+    """Return what `Keeper.note_start` wants to know of what was put on a pod's own disk.
+
+    Raises:
+        Damaged, OSError: the manifest that was read a moment ago cannot be read.
+    """
+    if contract.storage is None or not resumed.folder or local_rank != 0:
+        return {}
+    store, folder = open_store(contract.storage), Path(resumed.folder)
+    if _is_seen_by_all(store, folder):
+        return {}
+    manifest = read_manifest(store, resumed.path)
+    others = (file.path for file in manifest.files if file.rank != rank and is_anyones(file.path))
+    paths = (folder / path for path in others)
+    return {path: stamp_of(path) for path in paths if path.is_file()}
+
+
+def _is_seen_by_all(store: Store, folder: Path) -> bool:
+    volume = store.place_of("")
+    return volume is not None and folder.is_relative_to(volume)
 
 
 def _fetch(

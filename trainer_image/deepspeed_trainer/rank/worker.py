@@ -39,6 +39,7 @@ from deepspeed_trainer.rank.link import (
     reserve_port,
 )
 from deepspeed_trainer.rank.node import NodeFolder, RankEnding
+from deepspeed_trainer.rank.resume import find_others
 from deepspeed_trainer.rank.starting import Starting
 from deepspeed_trainer.rank.vitals import Vitals
 
@@ -97,6 +98,9 @@ class Supervisor:
         if orders.go_again:
             return True
         self._resumed = starting.resumed
+        local_rank = orders.launch.local_rank
+        others = find_others(self._contract, self._rank, local_rank, self._resumed)
+        self._facts.keeper.note_start(local_rank, others)
         oom_kills_before = count_oom_kills()
         end = {
             **asdict(self._run(orders.launch)),

@@ -11,6 +11,7 @@ from deepspeed_trainer.checkpoints.files import (
     LINK_FROM_BYTES,
     copy_whole,
     free_names,
+    is_anyones,
     is_loose,
     is_shared,
     lacks_room,
@@ -40,6 +41,24 @@ def test_a_file_belongs_to_the_rank_in_its_name_or_to_rank_0(path: str) -> None:
 
 def test_files_of_no_rank_are_wanted_everywhere() -> None:
     assert [is_shared(path) for path in ("latest", "rng_state_0.pth")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("tag/layer_0_expert_1_mp_rank_00_model_states.pt", True),
+        ("tag/expp_rank_1_mp_rank_00_optim_states.pt", True),
+        ("tag/layer_03-model_00-model_states.pt", True),
+        ("tag/mp_rank_01_model_states.pt", True),
+        ("dataloader_rank1.pt", True),
+        ("tag/mp_rank_00_model_states.pt", False),
+        ("zero_pp_rank_1_mp_rank_00_optim_states.pt", False),
+        ("latest", False),
+        ("zero_to_fp32.py", False),
+    ],
+)
+def test_some_files_of_no_rank_may_lie_on_another_pod(name: str, expected: bool) -> None:
+    assert is_anyones(name) == expected
 
 
 def test_a_pinned_file_survives_its_folder(tmp_path: Path) -> None:
@@ -104,6 +123,16 @@ def test_a_name_that_is_written_again_is_taken_off_first(tmp_path: Path) -> None
     assert sorted(path.name for path in tag.iterdir()) == names[:1]
     (tag / names[1]).write_bytes(b"new")
     assert pins[1].at.stat().st_size == LINK_FROM_BYTES
+
+
+def test_on_every_pod_the_first_rank_takes_off_the_names_of_no_rank(tmp_path: Path) -> None:
+    """On a disk of the pod's own rank 0 cannot do so."""
+    name = tmp_path / "layer_0_expert_1_mp_rank_00_model_states.pt"
+    for is_first, stays in ((False, True), (True, False)):
+        name.unlink(missing_ok=True)
+        name.symlink_to("committed")
+        free_names(tmp_path, 3, is_first=is_first)
+        assert name.is_symlink() == stays
 
 
 def test_a_copy_that_finds_no_room_leaves_nothing(

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, pod_folder
+from deepspeed_trainer.checkpoints.files import LINK_FROM_BYTES, pod_folder, stamp_of
 from deepspeed_trainer.contract import Entrypoint, EntrypointKind
 from deepspeed_trainer.rank.keeper import Keeper
 from tests.pure.deepspeed_trainer.makers import a_contract
 
 RUN = "team/bert/uid-1/run-1"
+EXPERT = "layer_0_expert_1_mp_rank_00_model_states.pt"
+LOOSE = "dataloader_rank1.pt"
 SHARD = "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 
 
@@ -78,6 +80,37 @@ def test_a_rank_brings_its_own_files_and_rank_0_those_of_no_rank(tmp_path: Path)
         for file in fact["files"]:
             kept = rank.volume / closed["path"] / file["path"]
             assert kept.stat().st_size == file["size_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "is_on_volume", "brings"),
+    [(0, False, True), (1, False, False), (0, True, False)],
+)
+def test_the_first_rank_of_another_pod_brings_what_rank_0_cannot_see(
+    tmp_path: Path, local_rank: int, is_on_volume: bool, brings: bool
+) -> None:
+    rank = Rank(tmp_path, 1)
+    if is_on_volume:
+        rank.work = rank.volume / "work"
+    rank.keeper.note_start(local_rank)
+    rank.work.mkdir(exist_ok=True)
+    (rank.work / LOOSE).write_bytes(b"1")
+    rank.save(5, **{EXPERT: b"1", "mp_rank_00_model_states.pt": b"old", "config.json": b"{}"})
+    rank.keeper.note_closed()
+    more = [f"tag/{EXPERT}", LOOSE] if brings else []
+    assert sorted(names(rank.bring(1))) == sorted([f"tag/{SHARD.format(1)}", *more])
+
+
+def test_what_another_pod_had_brought_is_its_own_until_it_is_written_here(rank: Rank) -> None:
+    """It was put back on every pod, and the copy here may be older than the one there."""
+    rank.work.mkdir()
+    (rank.work / LOOSE).write_bytes(b"1")
+    rank.keeper.note_start(0, {rank.work / LOOSE: stamp_of(rank.work / LOOSE)})
+    for number in (1, 2):
+        rank.save(number)
+        rank.keeper.note_closed()
+        assert (LOOSE in names(rank.bring(number))) == (number == 2)
+        (rank.work / LOOSE).write_bytes(b"more")
 
 
 def test_a_file_written_after_the_save_belongs_to_it(rank: Rank) -> None:

@@ -1,5 +1,6 @@
 """The chosen checkpoint is put where the program had saved it, and read before a start."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints import stores
+from deepspeed_trainer.checkpoints.files import stamp_of
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
 from deepspeed_trainer.contract import MANIFEST_FILE, Manifest, ManifestFile, RunContract
+from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
-from deepspeed_trainer.rank.resume import Damaged, prepare
+from deepspeed_trainer.rank.resume import Damaged, find_others, prepare
 from tests.pure.deepspeed_trainer.makers import a_contract, a_manifest
 
 SAVE = "team/bert/uid-1/run-1/checkpoints/step-5"
@@ -22,15 +25,17 @@ FILES = {
 }
 
 
-def a_saved_job(volume: Path, source: str = ".") -> tuple[RunContract, Resume]:
+def a_saved_job(
+    volume: Path, source: str = ".", files: Mapping[str, int] = FILES
+) -> tuple[RunContract, Resume]:
     """A job whose volume holds a committed checkpoint of two ranks."""
-    files = []
-    for path, rank in FILES.items():
+    kept = []
+    for path, rank in files.items():
         file = volume / SAVE / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("tag" if path == "latest" else path)
-        files.append(ManifestFile(path, file.stat().st_size, hash_file(file), rank))
-    manifest = a_manifest(files=tuple(files), source=source, tag="tag")
+        kept.append(ManifestFile(path, file.stat().st_size, hash_file(file), rank))
+    manifest = a_manifest(files=tuple(kept), source=source, tag="tag")
     VolumeStore(volume).write(f"{SAVE}/{MANIFEST_FILE}", manifest.to_json().encode())
     return a_contract(storage=str(volume), attempt=2), Resume(1, save=SAVE, step=5, attempt=1)
 
@@ -57,6 +62,18 @@ def test_a_program_that_saved_elsewhere_finds_it_there(tmp_path: Path) -> None:
     prepare(contract, 1, 0, resume)
     assert (elsewhere / "tag" / "zero_pp_rank_1_x.pt").exists()
     assert (elsewhere / "latest").read_text() == "tag", "this pod has a disk of its own"
+
+
+def test_what_another_pod_had_brought_is_known_on_a_disk_of_the_pod_s_own(tmp_path: Path) -> None:
+    files = {"dataloader_rank1.pt": 1, "dataloader_rank0.pt": 0, "latest": 1}
+    elsewhere = tmp_path / "output"
+    for source, expected in ((str(elsewhere), [elsewhere / "dataloader_rank1.pt"]), (".", [])):
+        volume = tmp_path / f"volume{len(source)}"
+        contract, resume = a_saved_job(volume, source=source, files=files)
+        resumed, _ = prepare(contract, 0, 0, resume)
+        found = find_others(contract, 0, 0, resumed)
+        assert found == {path: stamp_of(path) for path in expected}
+    assert find_others(contract, 0, 0, Resumed()) == {}
 
 
 def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> None:
