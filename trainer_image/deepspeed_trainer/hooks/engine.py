@@ -60,8 +60,10 @@ class EngineWatch:
         if makes_group:
             group = partial(_patch_group, self._report)
             named["torch.distributed.distributed_c10d"] = group
-            for name, patch in end_patches(Guard(self._report), self._saves.close).items():
-                named[name] = _both(named[name], patch) if name in named else patch
+        # In Ray's own workers a save stays open: it may be handed to ray.train.report next.
+        end = partial(self._saves.end, closes=makes_group)
+        for name, patch in end_patches(Guard(self._report), self._saves.begin, end).items():
+            named[name] = _both(named[name], patch) if name in named else patch
         return named
 
     def describe_progress(self) -> Mapping[str, Any]:

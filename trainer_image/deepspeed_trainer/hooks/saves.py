@@ -46,6 +46,8 @@ class SaveWatch:
         self._guard = Guard(report)
         self._room = SaveRoom()
         self._is_open = False
+        self._within = ""
+        """The framework's method that has begun a save and not ended it."""
         self._saved: dict[Path, int] = {}
         self._has_stepped = False
         self._saved_at = -1
@@ -70,6 +72,18 @@ class SaveWatch:
         """Return whether the last save was made after this step."""
         return self._saved_at == step
 
+    def begin(self, method: str) -> None:
+        """Say that a framework's method saves: until its end what the engine saved is half."""
+        self._within = method
+
+    def end(self, *, closes: bool) -> None:
+        """Say that a framework's save is whole, and with `closes` that nothing is added to it."""
+        self._within = ""
+        if closes:
+            self.close()
+        elif self._is_open:
+            self._report({"kind": "save_whole"})
+
     def close(self) -> None:
         """Say that nothing is added to the save before; waits until its files are held."""
         if self._is_open:
@@ -81,6 +95,7 @@ class SaveWatch:
     def _note_step_begins(self) -> None:
         """What was saved before this step is whole; the first step shows what was not loaded."""
         self.close()
+        self._within = ""
         if self._has_stepped:
             return
         self._has_stepped = True
@@ -147,6 +162,7 @@ class SaveWatch:
             "tag": tag,
             "source": _describe_source(folder),
             "step": self._steps.done,
+            "within": self._within,
         }
 
     def _wrap_load(self, load: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,6 +35,8 @@ class FactBuffer:
                     self._metrics.update(fact["values"])
             case "saved":
                 self.keeper.note_saved(fact)
+            case "save_whole":
+                self.keeper.note_whole()
             case "save_end":
                 self.keeper.note_closed()
             case "unsaved":

@@ -120,7 +120,7 @@ class _Agent:
         """Tell how the function ended and wait until the board lets go."""
         self._ended.set()
         self._thread.join()
-        self._facts.keeper.note_closed()
+        self._facts.keeper.note_closed(has_failed=code != 0)
         facts: list[Fact] = []
         if verdict is not None:
             facts.append({"kind": "verdict", "cause": verdict, "message": tail[-1]})

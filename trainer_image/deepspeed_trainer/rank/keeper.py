@@ -44,6 +44,8 @@ class HeldSave:
     pins: dict[str, Pin] = field(default_factory=dict)
     blocked_s: float = 0.0
     is_closed: bool = False
+    within: str = ""
+    """The framework's method that has not ended this save yet."""
 
     def reported_below(self, folder: Path) -> list[Path]:
         """Return the files of a report that Ray has put below a folder; a save has none."""
@@ -104,15 +106,30 @@ class Keeper:
                 self._tell_lost(self._number, f"step {fact['step']}: {CROWDED}", is_crowded=True)
                 return
             save = HeldSave(self._number, self._path_of(self._number, fact), fact)
+            save.within = fact.get("within", "")
             self._saves[save.number] = save
             self._try(save, self._pin_first)
             self._clear_spent(save)
             save.blocked_s += monotonic() - began
 
-    def note_closed(self) -> None:
-        """No file is added to earlier saves any more: pin what came after, and tell the board."""
+    def note_whole(self) -> None:
+        """A framework has ended its save: it has all that it needs, though it may stay open."""
         with self._lock:
-            for save in [save for save in self._saves.values() if not save.is_closed]:
+            for save in self._open_saves():
+                save.within = ""
+
+    def note_closed(self, *, has_failed: bool = False) -> None:
+        """No file is added to earlier saves any more: pin what came after, and tell the board.
+
+        Where the program has failed, a save that its framework had not ended is half, and lost.
+        """
+        with self._lock:
+            for save in self._open_saves():
+                if has_failed and save.within:
+                    ended = f"the program ended before {save.within} had ended its save"
+                    self._tell_lost(save.number, f"step {save.fact['step']}: {ended}")
+                    self._drop(save)
+                    continue
                 began = monotonic()
                 self._try(save, self._pin)
                 save.is_closed = True
@@ -125,9 +142,12 @@ class Keeper:
         """Drop open saves that lie in a folder which is handed over as a whole."""
         root = Path(folder).resolve()
         with self._lock:
-            for save in [save for save in self._saves.values() if not save.is_closed]:
+            for save in self._open_saves():
                 if Path(save.fact["folder"]).resolve().is_relative_to(root):
                     self._drop(save)
+
+    def _open_saves(self) -> list[HeldSave]:
+        return [save for save in self._saves.values() if not save.is_closed]
 
     def obey(self, upload: int, newest: int) -> None:
         """Bring save `upload` to the storage; of older ones than `newest` nobody will ask."""

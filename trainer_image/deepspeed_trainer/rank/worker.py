@@ -102,12 +102,10 @@ class Supervisor:
         others = find_others(self._contract, self._rank, local_rank, self._resumed)
         self._facts.keeper.note_start(local_rank, others)
         oom_kills_before = count_oom_kills()
-        end = {
-            **asdict(self._run(orders.launch)),
-            "oom_kills": count_oom_kills() - oom_kills_before,
-        }
+        ending = self._run(orders.launch)
+        end = {**asdict(ending), "oom_kills": count_oom_kills() - oom_kills_before}
         self._ear.finish()
-        self._facts.keeper.note_closed()
+        self._facts.keeper.note_closed(has_failed=ending.exit_code != 0)
         orders = self._sync({"kind": "end", "end": end})
         while not (orders.may_leave or orders.go_again):
             sleep(self._wait_s)

@@ -58,7 +58,8 @@ class Program:
                 return 8
 
         steps.patch(Engine)
-        SaveWatch(0, self.facts.append, steps).patch(Engine)
+        self.saves = SaveWatch(0, self.facts.append, steps)
+        self.saves.patch(Engine)
         self.engine = Engine()
         self.path = path
 
@@ -116,3 +117,20 @@ def test_a_save_under_the_name_of_a_converted_one_leaves_nothing_of_that_behind(
         program.engine.save_checkpoint(str(tmp_path), tag)
     assert not (tmp_path / "step5" / "zero").exists()
     assert (tmp_path / "other" / "zero").exists(), "not ours to remove"
+
+
+def test_a_save_tells_whose_end_it_waits_for(program: Program, tmp_path: Path) -> None:
+    for begins, ends in ((True, False), (False, True), (False, False), (True, False)):
+        if begins:
+            program.saves.begin("Accelerator.save_state")
+        program.engine.save_checkpoint(str(tmp_path), "tag")
+        if ends:
+            program.saves.end(closes=False)
+    program.engine.step()
+    program.engine.save_checkpoint(str(tmp_path), "tag")
+    told = [(f["kind"], f.get("within")) for f in program.facts if "save" in f["kind"]]
+    whole, half = ("saved", ""), ("saved", "Accelerator.save_state")
+    end = ("save_end", None)
+    assert told == [half, end, half, ("save_whole", None), end, whole, end, half, end, whole], (
+        "a step says that what failed is over"
+    )

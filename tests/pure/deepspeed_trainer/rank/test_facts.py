@@ -28,3 +28,15 @@ def test_without_storage_a_save_is_the_programs_own_business(tmp_path: Path) -> 
     buffer.put({"kind": "saved", "folder": str(tmp_path), "only": "step5", "step": 5})
     buffer.put({"kind": "save_end"})
     assert buffer.drain() == []
+
+
+def test_a_save_that_its_framework_has_ended_outlives_its_rank(tmp_path: Path) -> None:
+    buffer = FactBuffer(a_contract(storage=str(tmp_path / "volume")), 0)
+    (tmp_path / "work" / "tag").mkdir(parents=True)
+    (tmp_path / "work" / "tag" / "zero_pp_rank_0_x.pt").touch()
+    fact = {"folder": str(tmp_path / "work"), "only": "tag", "tag": "tag", "step": 5}
+    more = {"zero_stage": 3, "source": ".", "within": "Accelerator.save_state"}
+    buffer.put({"kind": "saved", **fact, **more})
+    buffer.put({"kind": "save_whole"})
+    buffer.keeper.note_closed(has_failed=True)
+    assert [fact["kind"] for fact in buffer.drain()] == ["closed"]

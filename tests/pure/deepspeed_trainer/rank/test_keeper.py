@@ -39,7 +39,7 @@ class Rank:
         contract = a_contract(storage=storage or str(self.volume), **changes)
         self.keeper = Keeper(contract, rank, restart, self.facts.append)
 
-    def save(self, step: int, tag: str = "tag", **files: bytes) -> None:
+    def save(self, step: int, tag: str = "tag", within: str = "", **files: bytes) -> None:
         """What a program does: both ranks' shards of a tag, and `latest` beside it."""
         folder = self.work / tag
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Rank:
         for name, data in files.items():
             (folder / name).write_bytes(data)
         fact = {"kind": "saved", "folder": str(self.work), "only": tag, "tag": tag, "step": step}
-        rest = {"zero_stage": 3, "source": "."}
+        rest = {"zero_stage": 3, "source": ".", "within": within}
         self.keeper.note_saved({**fact, **rest})
 
     def bring(self, number: int, newest: int | None = None) -> Mapping[str, Any]:
@@ -118,6 +118,28 @@ def test_a_file_written_after_the_save_belongs_to_it(rank: Rank) -> None:
     (rank.work / "tag" / "rng_state_0.pth").write_bytes(b"rng")
     rank.keeper.note_closed()
     assert "tag/rng_state_0.pth" in names(rank.bring(1))
+
+
+@pytest.mark.parametrize(
+    ("within", "is_whole", "has_failed", "kind"),
+    [
+        ("Accelerator.save_state", False, True, "save_lost"),
+        ("Accelerator.save_state", True, True, "closed"),
+        ("Accelerator.save_state", False, False, "closed"),
+        ("", False, True, "closed"),
+    ],
+)
+def test_a_save_that_its_framework_had_not_ended_is_lost_with_its_rank(
+    rank: Rank, within: str, is_whole: bool, has_failed: bool, kind: str
+) -> None:
+    rank.save(5, within=within)
+    if is_whole:
+        rank.keeper.note_whole()
+    rank.keeper.note_closed(has_failed=has_failed)
+    assert [fact["kind"] for fact in rank.facts] == [kind]
+    if kind == "save_lost":
+        assert "before Accelerator.save_state had ended its save" in rank.facts[0]["message"]
+        assert not (rank.volume / RUN / "checkpoints").exists()
 
 
 def test_a_folder_that_is_removed_at_once_is_saved_all_the_same(rank: Rank) -> None:
