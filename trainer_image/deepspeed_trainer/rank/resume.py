@@ -5,6 +5,8 @@ fall back together.  Files without a rank in their name are brought by one rank 
 its folder.
 """
 
+import errno
+import itertools
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,13 +26,18 @@ from deepspeed_trainer.checkpoints.files import (
     stamp_of,
 )
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
-from deepspeed_trainer.contract import MANIFEST_FILE, RunContract
+from deepspeed_trainer.contract import MANIFEST_FILE, EntrypointKind, RunContract
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.universal import CONVERTED_DIR
 from deepspeed_trainer.manifest import Manifest, ManifestFile
 from deepspeed_trainer.rank import rankenv
 
 _NUMBERED: Final = re.compile(r"checkpoint-(\d+)")
+_STATES: Final = "_states.pt"
+"""In the names of DeepSpeed's shards."""
+_TAKEN: Final = (errno.EEXIST, errno.ENOTEMPTY)
+_brought: set[Path] = set()
+"""Where this process has put a checkpoint, of all that were chosen."""
 LATEST_FILE: Final = "latest"
 """DeepSpeed's own pointer: the tag that load_checkpoint takes when it is given none."""
 
@@ -55,8 +62,7 @@ def prepare(
         OSError: the storage cannot be read, or the place cannot be written.
     """
     if not resume.save and (contract.storage is not None or contract.resume == "Never"):
-        # A start before may have left what never counted, or what is not wanted.
-        (rankenv.program_checkpoint_dir(contract) / LATEST_FILE).unlink(missing_ok=True)
+        _set_aside_all(contract)
     if contract.storage is None or not (resume.save or resume.report):
         return Resumed(), []
     store = open_store(contract.storage)
@@ -68,8 +74,9 @@ def prepare(
         manifests.append(manifest)
         target = _place(contract, manifest.source)
         is_first = rank == 0 if _is_seen_by_all(store, target) else local_rank == 0
+        _set_aside_newer(target, target.parent.glob("checkpoint-*") if is_first else _brought)
+        _brought.add(target)
         if is_first:
-            _set_aside_newer(target)
             shutil.rmtree(target / manifest.tag / CONVERTED_DIR, ignore_errors=True)
         files = _files_for(manifest, rank, brings_shared=is_first)
         read += _fetch(store, resume.save, files, target, manifest.tag)
@@ -152,17 +159,56 @@ def _files_for(manifest: Manifest, rank: int, *, brings_shared: bool) -> Iterato
             yield file
 
 
-def _set_aside_newer(chosen: Path) -> None:
+def _set_aside_newer(chosen: Path, folders: Iterable[Path]) -> None:
     """Rename what a start before saved later than `chosen` and what never counted.
 
-    Transformers continues from the highest checkpoint-N in its folder, whole or not.
+    Transformers continues from the highest checkpoint-N in its folder, whole or not.  Every rank
+    looks at what it has brought itself: it may have been at an older choice still, and have made
+    its folder again after the first rank had set that aside.
     """
     number = _NUMBERED.fullmatch(chosen.name)
-    for other in chosen.parent.glob("checkpoint-*") if number else ():
+    for other in list(folders) if number else ():
         found = _NUMBERED.fullmatch(other.name)
-        if number and found and int(found[1]) > int(number[1]):
-            shutil.rmtree(other.with_name(f"uncounted-{other.name}"), ignore_errors=True)
-            other.rename(other.with_name(f"uncounted-{other.name}"))
+        is_beside = other.parent == chosen.parent
+        if number and found and is_beside and int(found[1]) > int(number[1]):
+            _rename(other, other.with_name(f"uncounted-{other.name}"))
+
+
+def _set_aside_all(contract: RunContract) -> None:
+    """Move what a start before left, and what never counted or is not wanted, out of sight.
+
+    Programs look for their saves below this folder in many ways, so it is moved beside it.  A
+    driver program's own process may have written to the folder just now: there only saves move.
+    """
+    folder = rankenv.program_checkpoint_dir(contract)
+    aside = folder.with_name(f"uncounted-{folder.name}")
+    for left in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if contract.entrypoint.kind is not EntrypointKind.DRIVER or _holds_save(left):
+            aside.mkdir(exist_ok=True)
+            _rename(left, aside / left.name)
+
+
+def _holds_save(left: Path) -> bool:
+    if left.name == LATEST_FILE or _NUMBERED.fullmatch(left.name):
+        return True
+    return any(path.name == LATEST_FILE or _STATES in path.name for path in left.rglob("*"))
+
+
+def _rename(left: Path, target: Path) -> None:
+    """Give a file or folder a name, or the first free one like it; another rank may do so too."""
+    names = (target.with_name(f"{target.name}-{number}") for number in itertools.count(2))
+    for free in itertools.chain((target,), names):
+        if free.exists():
+            continue
+        try:
+            left.rename(free)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            continue
+        return
 
 
 def _place(contract: RunContract, source: str) -> Path:

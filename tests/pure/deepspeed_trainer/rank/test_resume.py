@@ -1,5 +1,6 @@
 """The chosen checkpoint is put where the program had saved it, and read before a start."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,14 @@ from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints import stores
 from deepspeed_trainer.checkpoints.files import stamp_of
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
-from deepspeed_trainer.contract import MANIFEST_FILE, Manifest, ManifestFile, RunContract
+from deepspeed_trainer.contract import (
+    MANIFEST_FILE,
+    Entrypoint,
+    EntrypointKind,
+    Manifest,
+    ManifestFile,
+    RunContract,
+)
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
 from deepspeed_trainer.rank.resume import Damaged, find_others, prepare
@@ -78,8 +86,9 @@ def test_what_another_pod_had_brought_is_known_on_a_disk_of_the_pod_s_own(tmp_pa
 
 def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> None:
     output = tmp_path / "output"
-    for name in ("checkpoint-3", "checkpoint-15", "checkpoint-15-notes"):
+    for name in ("checkpoint-3", "checkpoint-15", "checkpoint-15-notes", "uncounted-checkpoint-15"):
         (output / name).mkdir(parents=True)
+        (output / name / "state").touch()
     contract, resume = a_saved_job(tmp_path / "volume", source=str(output / "checkpoint-5"))
     prepare(contract, 1, 1, resume)
     assert (output / "checkpoint-15").exists(), "the first rank of a pod does it"
@@ -89,7 +98,21 @@ def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> No
         "checkpoint-3",
         "checkpoint-5",
         "uncounted-checkpoint-15",
-    ]
+        "uncounted-checkpoint-15-2",
+    ], "nothing is deleted"
+
+
+def test_a_rank_that_was_still_at_an_older_choice_sets_aside_what_it_brought(
+    tmp_path: Path,
+) -> None:
+    """It may have made the folder again that another rank had set aside."""
+    output = tmp_path / "output"
+    newer, _ = a_saved_job(tmp_path / "newer", source=str(output / "checkpoint-15"))
+    older, resume = a_saved_job(tmp_path / "older", source=str(output / "checkpoint-5"))
+    prepare(older, 0, 0, resume)
+    prepare(newer, 1, 1, resume)
+    prepare(older, 1, 1, resume)
+    assert [path.name for path in sorted(output.glob("checkpoint-*"))] == ["checkpoint-5"]
 
 
 def test_a_file_beside_the_tag_can_be_written_without_harm_to_the_checkpoint(
@@ -118,14 +141,50 @@ def test_damage_is_named(tmp_path: Path, path: str) -> None:
     assert raised.value.path == SAVE
 
 
-def test_what_a_start_before_left_and_never_counted_is_not_found(tmp_path: Path) -> None:
-    contract = a_contract(storage=str(tmp_path))
+@pytest.mark.parametrize("resume_mode", ["Auto", "Never"])
+def test_what_a_start_before_left_and_never_counted_is_not_found(
+    tmp_path: Path, resume_mode: str
+) -> None:
+    contract = a_contract(storage=str(tmp_path), resume=resume_mode)
     folder = program_checkpoint_dir(contract)
-    folder.mkdir(parents=True)
-    (folder / "latest").write_text("half")
-    resumed, read = prepare(contract, 0, 0, Resume(1))
-    assert (resumed.path, read) == ("", [])
-    assert not (folder / "latest").exists()
+    left = ["latest", "checkpoint-10/latest", "outputs/ds/latest"]
+    for rank in (0, 1):  # any rank may come first, and there may be more than one round
+        for name in left:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("half")
+        resumed, read = prepare(contract, rank, rank, Resume(1))
+        assert (resumed.path, read) == ("", [])
+        assert not list(folder.iterdir())
+    aside = folder.with_name("uncounted-checkpoints")
+    assert sorted(path.name for path in aside.rglob("*") if path.is_file()) == [
+        *["latest"] * 5,
+        "latest-2",
+    ]
+
+
+def test_what_a_driver_program_has_just_written_stays(tmp_path: Path) -> None:
+    """Its process runs before the ranks do, and has the same folder."""
+    driver = Entrypoint(EntrypointKind.DRIVER, "train.py")
+    contract = a_contract(storage=str(tmp_path), entrypoint=driver)
+    folder = program_checkpoint_dir(contract)
+    for name in ("tokenizer/vocab.json", "checkpoint-10/state", "ds/latest", "ds2/t/x_states.pt"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    (folder / "config.json").touch()
+    (folder / "latest").touch()
+    prepare(contract, 0, 0, Resume(1))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer"]
+
+
+def test_without_storage_a_program_s_own_saves_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    contract = a_contract(storage=None)
+    folder = program_checkpoint_dir(contract)
+    (folder / "checkpoint-10").mkdir(parents=True, exist_ok=True)
+    prepare(contract, 0, 0, Resume(1))
+    assert (folder / "checkpoint-10").exists()
 
 
 def test_of_a_converted_one_the_first_rank_of_a_folder_brings_all(tmp_path: Path) -> None:
