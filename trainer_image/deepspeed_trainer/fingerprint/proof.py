@@ -141,8 +141,10 @@ def _add(history: History, ranks: Mapping[int, Segment]) -> None:
         history.complain(f"the ranks of {name} did not start from the same state")
         return
     known = first.step
-    if not history.starts and first.attempt == 1:
-        history.before = known  # nothing of this run was there to continue from
+    # A record that says nothing of it can only be trusted where nothing of its own run was there.
+    is_adopted = first.attempt == 1 if first.adopted is None else first.adopted
+    if not history.starts and is_adopted:
+        history.before = known
     if not history.before <= known <= history.last:
         history.complain(
             f"{name} continues after step {known}, and there is a record up to step "
@@ -276,7 +278,7 @@ def _difference_in_bits(left: Done, right: Done) -> str | None:
 
 
 def _common(start: Start) -> tuple[object, ...]:
-    return (start.layout, start.order, start.step, start.position)
+    return (start.layout, start.order, start.step, start.position, start.adopted)
 
 
 def _name(start: Start) -> str:

@@ -50,6 +50,8 @@ class Start:
     step: int
     position: int
     chain: str
+    adopted: bool | None = None
+    """Whether another run had saved what this continues from; None where nobody has told."""
 
     def to_line(self) -> str:
         """Return the line, without its end."""
@@ -68,12 +70,13 @@ class Start:
             "step": self.step,
             "position": self.position,
             "chain": self.chain,
+            "adopted": self.adopted,
         }
         return json.dumps(plain)
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Self:
-        """Read a line."""
+        """Read a line; one of an older release says nothing of other runs."""
         if fields.whole("version") != RECORD_VERSION:
             raise fields.fail("version", f"{RECORD_VERSION}, the one that this release reads")
         layout = Layout(
@@ -95,6 +98,7 @@ class Start:
             step=fields.whole("step"),
             position=fields.whole("position"),
             chain=fields.text("chain", max_chars=64, pattern=_CHAIN),
+            adopted=None if fields.take("adopted", None) is None else fields.flag("adopted"),
         )
 
 

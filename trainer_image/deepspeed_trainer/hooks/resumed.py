@@ -3,10 +3,9 @@
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Final, Self
+from typing import Self
 
-RESUMED_ENV: Final = "DSJOB_RESUMED"
-
+from deepspeed_trainer.contract import RESUMED_ENV
 
 _taken: set[str] = set()
 
@@ -24,6 +23,8 @@ class Resumed:
     """The same checkpoint below the storage's root."""
     report: str = ""
     """The folder that ray.train.get_checkpoint answers."""
+    adopted: bool = False
+    """Whether another run had saved it."""
     batch: tuple[int, ...] = ()
     """Where another number of ranks had saved it: their global batch, and the micro batch and the
     accumulation that make it with the ranks of now."""

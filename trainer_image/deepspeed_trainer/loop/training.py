@@ -5,6 +5,7 @@ whatever does not fit (a save inside an accumulation, a batch that was handed ou
 trained on) is refused at once: a record that is not true would be worse than none.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV
+from deepspeed_trainer.contract import ATTEMPT_ENV, CHECKPOINT_DIR_ENV, RESUMED_ENV
 from deepspeed_trainer.fields import ContractError
 from deepspeed_trainer.fingerprint.order import Order, sample_seed
 from deepspeed_trainer.fingerprint.record import BEGINNING, FOLDER, Start
@@ -282,6 +283,7 @@ class Loop:
                 step=self.step,
                 position=self.samples,
                 chain=self._chain,
+                adopted=_is_adopted(),
             )
         )
         self._has_begun = True
@@ -290,6 +292,13 @@ class Loop:
         in_attempt = CHECKPOINT_DIR_ENV in os.environ
         base = Path(os.environ[CHECKPOINT_DIR_ENV]).parent if in_attempt else self.folder
         return base / FOLDER / f"rank-{self._rank:05d}.jsonl"
+
+
+def _is_adopted() -> bool | None:
+    """Return whether the job continues from another run's save; None where there is no job."""
+    if CHECKPOINT_DIR_ENV not in os.environ:
+        return None
+    return bool(json.loads(os.environ.get(RESUMED_ENV, "{}")).get("adopted"))
 
 
 def _own_part(client_state: Mapping[str, Any] | None) -> dict[str, Any]:

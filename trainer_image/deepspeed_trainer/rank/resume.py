@@ -25,8 +25,9 @@ from deepspeed_trainer.checkpoints.files import (
     pod_folder,
     stamp_of,
 )
+from deepspeed_trainer.checkpoints.journal import Journal
 from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
-from deepspeed_trainer.contract import MANIFEST_FILE, EntrypointKind, RunContract
+from deepspeed_trainer.contract import MANIFEST_FILE, EntrypointKind, RunContract, run_path
 from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.universal import CONVERTED_DIR
 from deepspeed_trainer.manifest import Manifest, ManifestFile
@@ -94,7 +95,18 @@ def prepare(
                 check_file(resume.report, file, hash_file(place / file.path))
                 read.append(file)
         told = replace(told, report=str(place))
-    return replace(told, batch=_derive_batch(manifests[0], contract.world_size)), read
+    batch = _derive_batch(manifests[0], contract.world_size)
+    adopted = _is_adopted(contract, store, told.path, manifests[0])
+    return replace(told, batch=batch, adopted=adopted), read
+
+
+def _is_adopted(contract: RunContract, store: Store, path: str, manifest: Manifest) -> bool:
+    """Return whether another run had saved a checkpoint; of a converted copy the journal tells."""
+    run = run_path(contract.job, contract.run)
+    if not manifest.universal or not path.startswith(f"{run}/"):
+        return not path.startswith(f"{run}/")
+    alive = Journal(store, run).read().alive
+    return any(commit.adopted and f"{run}/{commit.path}" == path for commit in alive)
 
 
 def find_others(

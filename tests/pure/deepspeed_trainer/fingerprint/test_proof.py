@@ -1,5 +1,6 @@
 """What was done is proven, and what was not done is found."""
 
+import json
 import random
 from dataclasses import replace
 
@@ -194,6 +195,40 @@ def test_a_run_that_began_from_another_ones_checkpoint_proves_its_own_steps() ->
     assert compare(history, calm, tolerance=None) is None
     assert compare(calm, join(record([Attempt(0, 6)])), tolerance=None) is None
     assert compare(history, join(record([Attempt(0, 6)])), tolerance=None) is not None
+
+
+@pytest.mark.parametrize(
+    ("adopted", "attempt", "before"),
+    [(True, 1, 6), (True, 3, 6), (False, 1, 0), (None, 1, 6), (None, 3, 0)],
+)
+def test_what_a_record_says_of_another_run_counts_and_not_its_attempt(
+    adopted: bool | None, attempt: int, before: int
+) -> None:
+    """An attempt that took no step leaves no record; older records say nothing."""
+    segments = [
+        replace(each, start=replace(each.start, attempt=attempt, adopted=adopted))
+        for each in record([Attempt(6, 8)])
+    ]
+    history = join(segments)
+    assert history.before == before
+    assert bool(history.findings) == (before == 0)
+
+
+def test_ranks_that_do_not_agree_on_whose_save_they_took_are_found() -> None:
+    first, second = record([Attempt(6, 8)])
+    other = replace(second, start=replace(second.start, adopted=True))
+    assert join([first, other]).findings == [
+        "the ranks of attempt 1 did not start from the same state"
+    ]
+
+
+def test_a_record_tells_whose_save_was_taken_and_an_older_one_does_not() -> None:
+    start = record([Attempt(6, 8)])[0].start
+    for adopted in (True, False, None):
+        line = replace(start, adopted=adopted).to_line()
+        assert read_segments(line, "x")[0].start.adopted is adopted
+    older = {k: v for k, v in json.loads(start.to_line()).items() if k != "adopted"}
+    assert read_segments(json.dumps(older), "x")[0].start == start
 
 
 def test_a_run_that_began_anew_at_another_sample_of_the_other_run_is_found() -> None:

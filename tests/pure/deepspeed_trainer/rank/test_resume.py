@@ -11,6 +11,7 @@ from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints import stores
 from deepspeed_trainer.checkpoints.files import stamp_of
+from deepspeed_trainer.checkpoints.journal import Commit, EntryKind, Journal
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
 from deepspeed_trainer.contract import (
     MANIFEST_FILE,
@@ -70,6 +71,28 @@ def test_a_program_that_saved_elsewhere_finds_it_there(tmp_path: Path) -> None:
     prepare(contract, 1, 0, resume)
     assert (elsewhere / "tag" / "zero_pp_rank_1_x.pt").exists()
     assert (elsewhere / "latest").read_text() == "tag", "this pod has a disk of its own"
+
+
+def test_a_program_is_told_whose_save_it_continues_from(tmp_path: Path) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    assert not prepare(contract, 0, 0, resume)[0].adopted
+    other = replace(contract, run="run-2")
+    for chosen in (resume, Resume(1, report=SAVE, step=5, attempt=1)):
+        assert prepare(other, 0, 0, chosen)[0].adopted
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_of_a_converted_copy_the_journal_tells_whose_it_was(tmp_path: Path, adopted: bool) -> None:
+    contract, resume = a_saved_job(tmp_path)
+    found = (tmp_path / SAVE / MANIFEST_FILE).read_bytes()
+    changed = replace(Manifest.from_json(found), universal=True)
+    VolumeStore(tmp_path).write(f"{SAVE}/{MANIFEST_FILE}", changed.to_json().encode())
+    journal = Journal(VolumeStore(tmp_path), "team/bert/uid-1/run-1")
+    journal.open_epoch(2, 1.0)
+    path = "checkpoints/step-5"
+    commit = Commit(path=path, step=5, tag="tag", epoch=1, world_size=2, time=1.0, adopted=adopted)
+    journal.note(EntryKind.COMMITTED, 1.0, commits=(commit,))
+    assert prepare(contract, 0, 0, resume)[0].adopted == adopted
 
 
 def test_what_another_pod_had_brought_is_known_on_a_disk_of_the_pod_s_own(tmp_path: Path) -> None:
