@@ -9,7 +9,7 @@ replaced, its docstring says).
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow.fs
 from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
@@ -24,6 +24,10 @@ from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.hooks.wire import Report
 
 Upload = Callable[[Any, str], Any]
+AT_ONCE: Final = (
+    "ray.train.report's checkpoint_upload_mode: ASYNC became SYNC, so that a checkpoint has the"
+    " step that it was reported at and counts in its turn; a NO_UPLOAD report waits for no copy"
+)
 
 
 class BoardReports(UserCallback):  # type: ignore[misc]
@@ -77,6 +81,7 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
         self._progress = progress
         self._resume = resume
         self._reported = 0
+        self._has_told = False
 
     @override
     def get_checkpoint(self) -> Any:
@@ -103,6 +108,11 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
         in_place = checkpoint_upload_mode is CheckpointUploadMode.NO_UPLOAD
         if checkpoint is not None:
             self._report({"kind": "unsaved", "folder": checkpoint.path})
+        is_later = checkpoint_upload_mode is CheckpointUploadMode.ASYNC
+        if is_ours and is_later and checkpoint is not None:
+            checkpoint_upload_mode = self._refuse_later()
+            if delete_local_checkpoint_after_upload is None:
+                delete_local_checkpoint_after_upload = True  # as Ray does after this mode
         upload = checkpoint_upload_fn
         if is_ours and checkpoint is None:
             self._note(storage.build_checkpoint_path_from_name(name), [])
@@ -119,6 +129,13 @@ class OwnTrainFnUtils(train_fn_utils.DistributedTrainFnUtils):  # type: ignore[m
         )
         if is_ours and checkpoint is not None and in_place:
             self._note(checkpoint.path, files_below(checkpoint.path))
+
+    def _refuse_later(self) -> Any:
+        """Several uploads end in any order, and by then the program has taken further steps."""
+        if not self._has_told:
+            self._has_told = True
+            self._report({"kind": "advice", "message": AT_ONCE})
+        return CheckpointUploadMode.SYNC
 
     def _noting(self, upload: Upload) -> Upload:
         def upload_and_note(checkpoint: Any, name: str) -> Any:
