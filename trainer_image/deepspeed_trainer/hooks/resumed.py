@@ -2,9 +2,12 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
+from deepspeed_trainer.checkpoints.files import Stamp
 from deepspeed_trainer.contract import RESUMED_ENV
 
 _taken: set[str] = set()
@@ -29,6 +32,9 @@ class Resumed:
     """Where another number of ranks had saved it: their global batch, and the micro batch and the
     accumulation that make it with the ranks of now."""
 
+    others: Mapping[Path, Stamp] = field(default_factory=dict)
+    """Files there, on a pod's own disk, that another rank had brought: for the supervisor alone."""
+
     def note_taken(self) -> None:
         """The program has loaded it, or has asked for the folder that holds it."""
         _taken.add(self.path)
@@ -40,7 +46,8 @@ class Resumed:
 
     def to_env(self) -> dict[str, str]:
         """Return the environment variable; none when there is nothing to tell."""
-        return {RESUMED_ENV: json.dumps(asdict(self))} if self.path else {}
+        told = asdict(replace(self, others={}))
+        return {RESUMED_ENV: json.dumps(told)} if self.path else {}
 
     @classmethod
     def from_env(cls) -> Self:

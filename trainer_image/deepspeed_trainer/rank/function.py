@@ -35,7 +35,6 @@ from deepspeed_trainer.rank.cores import TooFewCores, bind_this_process, find_sh
 from deepspeed_trainer.rank.facts import Fact, FactBuffer
 from deepspeed_trainer.rank.kernel import count_oom_kills
 from deepspeed_trainer.rank.link import TICK_S, WAIT_TICK_S, BoardLink, hello, pause_s
-from deepspeed_trainer.rank.resume import find_others
 from deepspeed_trainer.rank.starting import Starting
 from deepspeed_trainer.rank.vitals import Vitals
 
@@ -107,8 +106,7 @@ class _Agent:
             # Nobody shall wait for this rank until Ray Train has seen how it ended.
             self._sync({"kind": "end", "end": {"exit_code": 1, "stopped": True}})
             raise RuntimeError("the head does not let this attempt start")
-        others = find_others(self._contract, self._rank, launch.local_rank, starting.resumed)
-        self._facts.keeper.note_start(launch.local_rank, others)
+        self._facts.keeper.note_start(launch.local_rank, starting.resumed.others)
         answer_for(self._facts.put, self._watch.describe_progress, starting.resumed.report)
         size = torch.distributed.get_world_size()
         self._facts.put({"kind": "hook"})

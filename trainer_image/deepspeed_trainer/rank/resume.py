@@ -74,14 +74,16 @@ def prepare(
         manifest = read_manifest(store, resume.save)
         manifests.append(manifest)
         target = _place(contract, manifest.source)
-        is_first = rank == 0 if _is_seen_by_all(store, target) else local_rank == 0
+        is_seen_by_all = _is_seen_by_all(store, target)
+        is_first = rank == 0 if is_seen_by_all else local_rank == 0
         _set_aside_newer(target, target.parent.glob("checkpoint-*") if is_first else _brought)
         _brought.add(target)
         if is_first:
             shutil.rmtree(target / manifest.tag / CONVERTED_DIR, ignore_errors=True)
         files = _files_for(manifest, rank, brings_shared=is_first)
         read += _fetch(store, resume.save, files, target, manifest.tag)
-        told = replace(told, folder=str(target), tag=manifest.tag)
+        others = {} if is_seen_by_all else _find_others(manifest, rank, target)
+        told = replace(told, folder=str(target), tag=manifest.tag, others=others)
     if resume.report:
         manifest = read_manifest(store, resume.report)
         manifests.append(manifest)
@@ -109,20 +111,7 @@ def _is_adopted(contract: RunContract, store: Store, path: str, manifest: Manife
     return any(commit.adopted and f"{run}/{commit.path}" == path for commit in alive)
 
 
-def find_others(
-    contract: RunContract, rank: int, local_rank: int, resumed: Resumed
-) -> dict[Path, Stamp]:
-    """Return what `Keeper.note_start` wants to know of what was put on a pod's own disk.
-
-    Raises:
-        Damaged, OSError: the manifest that was read a moment ago cannot be read.
-    """
-    if contract.storage is None or not resumed.folder or local_rank != 0:
-        return {}
-    store, folder = open_store(contract.storage), Path(resumed.folder)
-    if _is_seen_by_all(store, folder):
-        return {}
-    manifest = read_manifest(store, resumed.path)
+def _find_others(manifest: Manifest, rank: int, folder: Path) -> dict[Path, Stamp]:
     others = (file.path for file in manifest.files if file.rank != rank and is_anyones(file.path))
     paths = (folder / path for path in others)
     return {path: stamp_of(path) for path in paths if path.is_file()}

@@ -39,7 +39,6 @@ from deepspeed_trainer.rank.link import (
     reserve_port,
 )
 from deepspeed_trainer.rank.node import NodeFolder, RankEnding
-from deepspeed_trainer.rank.resume import find_others
 from deepspeed_trainer.rank.starting import Starting
 from deepspeed_trainer.rank.vitals import Vitals
 
@@ -98,9 +97,7 @@ class Supervisor:
         if orders.go_again:
             return True
         self._resumed = starting.resumed
-        local_rank = orders.launch.local_rank
-        others = find_others(self._contract, self._rank, local_rank, self._resumed)
-        self._facts.keeper.note_start(local_rank, others)
+        self._facts.keeper.note_start(orders.launch.local_rank, self._resumed.others)
         oom_kills_before = count_oom_kills()
         ending = self._run(orders.launch)
         end = {**asdict(ending), "oom_kills": count_oom_kills() - oom_kills_before}

@@ -21,9 +21,8 @@ from deepspeed_trainer.contract import (
     ManifestFile,
     RunContract,
 )
-from deepspeed_trainer.hooks.resumed import Resumed
 from deepspeed_trainer.rank.rankenv import program_checkpoint_dir
-from deepspeed_trainer.rank.resume import Damaged, find_others, prepare
+from deepspeed_trainer.rank.resume import Damaged, prepare
 from tests.pure.deepspeed_trainer.makers import a_contract, a_manifest
 
 SAVE = "team/bert/uid-1/run-1/checkpoints/step-5"
@@ -102,9 +101,9 @@ def test_what_another_pod_had_brought_is_known_on_a_disk_of_the_pod_s_own(tmp_pa
         volume = tmp_path / f"volume{len(source)}"
         contract, resume = a_saved_job(volume, source=source, files=files)
         resumed, _ = prepare(contract, 0, 0, resume)
-        found = find_others(contract, 0, 0, resumed)
-        assert found == {path: stamp_of(path) for path in expected}
-    assert find_others(contract, 0, 0, Resumed()) == {}
+        assert resumed.others == {path: stamp_of(path) for path in expected}
+        env = resumed.to_env()
+        assert "dataloader" not in str(env), "a variable has no room for many"
 
 
 def test_what_transformers_would_take_instead_is_set_aside(tmp_path: Path) -> None:
