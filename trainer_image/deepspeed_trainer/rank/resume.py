@@ -63,7 +63,7 @@ def prepare(
         OSError: the storage cannot be read, or the place cannot be written.
     """
     if not resume.save and (contract.storage is not None or contract.resume == "Never"):
-        _set_aside_all(contract)
+        _set_aside_all(contract, is_report_chosen=bool(resume.report))
     if contract.storage is None or not (resume.save or resume.report):
         return Resumed(), []
     store = open_store(contract.storage)
@@ -175,18 +175,35 @@ def _set_aside_newer(chosen: Path, folders: Iterable[Path]) -> None:
             _rename(other, other.with_name(f"uncounted-{other.name}"))
 
 
-def _set_aside_all(contract: RunContract) -> None:
+def _set_aside_all(contract: RunContract, *, is_report_chosen: bool) -> None:
     """Move what a start before left, and what never counted or is not wanted, out of sight.
 
     Programs look for their saves below this folder in many ways, so it is moved beside it.  A
     driver program's own process may have written to the folder just now: there only saves move.
+    Who continues from a report is not looking for saves, but for a stray `latest`.
     """
     folder = rankenv.program_checkpoint_dir(contract)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    if is_report_chosen:
+        found = [left for left in found if left.name == LATEST_FILE]
+    elif contract.entrypoint.kind is EntrypointKind.DRIVER:
+        found = [left for left in found if _holds_save(left)]
+    counting = _find_counting(contract) if found else []
     aside = folder.with_name(f"uncounted-{folder.name}")
-    for left in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if contract.entrypoint.kind is not EntrypointKind.DRIVER or _holds_save(left):
+    for left in found:
+        if not any(place.is_relative_to(left) for place in counting):
             aside.mkdir(exist_ok=True)
             _rename(left, aside / left.name)
+
+
+def _find_counting(contract: RunContract) -> list[Path]:
+    """Return where the run's checkpoints lie; a report is one at the place that Ray gave it."""
+    if contract.storage is None:
+        return []
+    store, run = open_store(contract.storage), run_path(contract.job, contract.run)
+    volume = store.place_of("")
+    alive = Journal(store, run).read().alive if volume is not None else ()
+    return [Path(volume or "/", run, commit.path) for commit in alive]
 
 
 def _holds_save(left: Path) -> bool:

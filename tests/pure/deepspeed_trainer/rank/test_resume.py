@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from deepspeed_trainer.batching import Batch
 from deepspeed_trainer.board.ranks import Resume
 from deepspeed_trainer.checkpoints import stores
 from deepspeed_trainer.checkpoints.files import stamp_of
-from deepspeed_trainer.checkpoints.journal import Commit, EntryKind, Journal
+from deepspeed_trainer.checkpoints.journal import Commit, CommitKind, EntryKind, Journal
 from deepspeed_trainer.checkpoints.stores import VolumeStore, hash_file
 from deepspeed_trainer.contract import (
     MANIFEST_FILE,
@@ -46,6 +47,14 @@ def a_saved_job(
     manifest = a_manifest(files=tuple(kept), source=source, tag="tag")
     VolumeStore(volume).write(f"{SAVE}/{MANIFEST_FILE}", manifest.to_json().encode())
     return a_contract(storage=str(volume), attempt=2), Resume(1, save=SAVE, step=5, attempt=1)
+
+
+def a_journal_with(volume: Path, path: str, **more: Any) -> None:
+    """A run's journal with one checkpoint that counts."""
+    journal = Journal(VolumeStore(volume), "team/bert/uid-1/run-1")
+    journal.open_epoch(1, 1.0)
+    commit = Commit(path=path, step=5, tag="tag", epoch=1, world_size=2, time=1.0, **more)
+    journal.note(EntryKind.COMMITTED, 1.0, commits=(commit,))
 
 
 def test_each_rank_brings_its_own_shard_and_rank_0_what_all_read(tmp_path: Path) -> None:
@@ -86,11 +95,7 @@ def test_of_a_converted_copy_the_journal_tells_whose_it_was(tmp_path: Path, adop
     found = (tmp_path / SAVE / MANIFEST_FILE).read_bytes()
     changed = replace(Manifest.from_json(found), universal=True)
     VolumeStore(tmp_path).write(f"{SAVE}/{MANIFEST_FILE}", changed.to_json().encode())
-    journal = Journal(VolumeStore(tmp_path), "team/bert/uid-1/run-1")
-    journal.open_epoch(2, 1.0)
-    path = "checkpoints/step-5"
-    commit = Commit(path=path, step=5, tag="tag", epoch=1, world_size=2, time=1.0, adopted=adopted)
-    journal.note(EntryKind.COMMITTED, 1.0, commits=(commit,))
+    a_journal_with(tmp_path, "checkpoints/step-5", adopted=adopted)
     assert prepare(contract, 0, 0, resume)[0].adopted == adopted
 
 
@@ -196,6 +201,32 @@ def test_what_a_driver_program_has_just_written_stays(tmp_path: Path) -> None:
     (folder / "latest").touch()
     prepare(contract, 0, 0, Resume(1))
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "tokenizer"]
+
+
+@pytest.mark.parametrize("kind", [EntrypointKind.DRIVER, EntrypointKind.FUNCTION])
+def test_what_counts_and_lies_where_the_program_had_put_it_stays(
+    tmp_path: Path, kind: EntrypointKind
+) -> None:
+    """A report that Ray has put below the folder is a checkpoint at that very place."""
+    contract = a_contract(storage=str(tmp_path), entrypoint=Entrypoint(kind, "x"), resume="Never")
+    folder = program_checkpoint_dir(contract)
+    for name in ("exp/report-1/latest", "exp-2/report-1/latest"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+    run = "team/bert/uid-1/run-1"
+    path = (folder / "exp" / "report-1").relative_to(tmp_path / run).as_posix()
+    a_journal_with(tmp_path, path, kind=CommitKind.REPORT)
+    prepare(contract, 0, 0, Resume(1))
+    assert [path.name for path in folder.iterdir()] == ["exp"]
+
+
+def test_with_a_report_chosen_the_program_s_folder_stays(tmp_path: Path) -> None:
+    contract, _ = a_saved_job(tmp_path)
+    folder = program_checkpoint_dir(contract)
+    (folder / "checkpoint-10").mkdir(parents=True)
+    (folder / "latest").touch()
+    prepare(contract, 0, 0, Resume(1, report=SAVE, step=5, attempt=1))
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-10"]
 
 
 def test_without_storage_a_program_s_own_saves_stay(
