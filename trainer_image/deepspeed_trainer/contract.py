@@ -32,6 +32,7 @@ from deepspeed_trainer.fields import ContractError, Fields, read_object
 from deepspeed_trainer.hangs import HangPolicy
 from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
+    HEAD_POD,
     MAX_PROGRESS_BYTES,
     MAX_RESTARTS,
     Cause,
@@ -54,6 +55,7 @@ __all__ = [
     "CODE_SECRET_MOUNT",
     "CODE_SOURCE_MOUNT",
     "FREE",
+    "HEAD_POD",
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
     "REFUSED",
