@@ -1,13 +1,18 @@
-"""Settings of buckets: whose they are."""
+"""Settings of buckets: whose they are, and what becomes of those that no bucket takes."""
 
 import os
+from errno import EINVAL, EIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 
+from deepspeed_trainer.contract import CodeOrder
+from deepspeed_trainer.source import buckets
+from deepspeed_trainer.source.bring import bring
 from deepspeed_trainer.source.buckets import open_bucket
+from deepspeed_trainer.source.faults import CodeRefused
 from deepspeed_trainer.source.secret import Secret
 
 STORAGES = {
@@ -54,3 +59,57 @@ def test_without_a_secret_the_storages_credentials_count(
 ) -> None:
     open_bucket("s3://b/f", a_secret(tmp_path, {}, name=""))
     assert STORAGES.items() <= seen[0].items()
+
+
+WRONG = {
+    "a key that no bucket has": ("s3://b/f", "AWS_NO_SUCH_KEY", "value-1"),
+    "a damaged key file": ("gs://b/f", "GOOGLE_SERVICE_ACCOUNT_KEY", '"value-1'),
+    "a key file that is no key": ("gs://b/f", "GOOGLE_SERVICE_ACCOUNT_KEY", '"value-1"'),
+    "half a pair": ("s3://b/f", "AWS_ACCESS_KEY_ID", "value-1"),
+    "a word that is none": ("s3://b/f", "AWS_CONDITIONAL_PUT", "value-1"),
+    "what the library dies of": ("s3://b/f", "AWS_ALLOW_HTTP", "value-1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_archives_settings_that_no_bucket_takes_are_refused_by_their_field(
+    tmp_path: Path, case: str
+) -> None:
+    uri, key, value = WRONG[case]
+    secret = a_secret(tmp_path, {key: value})
+    with pytest.raises(CodeRefused, match=r"^spec\.code\.archive\.secretRef: ") as refused:
+        open_bucket(uri, secret)
+    assert key.lower() in str(refused.value).lower()
+    assert "value-1" not in str(refused.value)
+
+
+def test_the_storages_settings_are_refused_by_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", '{"private_key": "value-1"')
+    order = CodeOrder(kind="configMap", storage="gs://b/f", folder="code", makes_copy=True)
+    waited: list[float] = []
+    with pytest.raises(CodeRefused, match=r"^spec\.storage\.secretRef: ") as refused:
+        bring(order, tmp_path, pause=waited.append)
+    assert "value-1" not in str(refused.value)
+    assert waited == []
+
+
+@pytest.mark.parametrize("number", [EINVAL, EIO])
+def test_what_the_store_itself_calls_invalid_is_refused_and_other_errors_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def from_uri(*_: Any) -> None:
+        raise OSError(number, "value-1")
+
+    monkeypatch.setattr(buckets.BucketStore, "from_uri", from_uri)
+    expected = CodeRefused if number == EINVAL else OSError
+    with pytest.raises(expected) as raised:
+        open_bucket("s3://b/f", a_secret(tmp_path, {"AWS_REGION": "r"}))
+    assert ("value-1" in str(raised.value)) is (number == EIO)
+
+
+def test_a_secret_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "AWS_REGION").write_bytes(b"\xff\xfe")
+    with pytest.raises(CodeRefused, match=r"^spec\.code\.archive\.secretRef: key 'AWS_REGION'"):
+        a_secret(tmp_path, {}).all_texts()
