@@ -31,7 +31,7 @@ _ATTRIBUTES: Final = (
 _TIMEOUT_S: Final = 900
 _CHUNK_BYTES: Final = 64 * 1024
 
-_REFUSALS: Final = (
+REFUSALS: Final = (
     ("ref", "couldn't find remote ref"),
     ("ref", "not our ref"),
     ("ref", "unadvertised object"),
@@ -47,10 +47,14 @@ _REFUSALS: Final = (
     ("secretRef", "error: 401"),
     ("secretRef", "Host key verification failed"),
     ("secretRef", "Load key"),
-    ("secretRef", "certificate"),
+    ("secretRef", "SSL certificate problem"),
+    ("secretRef", "server certificate"),
+    ("secretRef", "certificate subject name"),
+    ("secretRef", "setting certificate"),
 )
 """Git ends every failure with the same exit code.  What its words (in English, as asked for) say is
-for good; anything else may pass."""
+for good; anything else may pass.  They repeat the address, so a mark has a space, which no address
+has."""
 
 _TOO_LARGE: Final = f"died of signal {int(signal.SIGXFSZ)}"
 """What git says of a child that met the limit on a file's size."""
@@ -190,7 +194,7 @@ class Repository:
         words = clean(said, self._secret.hidden())
         if _TOO_LARGE in said:
             return CodeRefused("spec.code.git.url: the commit is too large; keep data on storage")
-        for field, mark in _REFUSALS:
+        for field, mark in REFUSALS:
             if mark in said:
                 return CodeRefused(f"spec.code.git.{field}: git says: {words}; {_HINTS[field]}")
         return CodeUnavailable(f"spec.code.git.url: git says: {words or 'nothing'}")
