@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,6 +237,38 @@ def test_a_link_out_of_a_repository_is_refused(
         pod.bring(order)
     assert pod.read() == {}
     assert not (pod.storage / order.folder).exists()
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_a_commit_of_very_many_names_is_refused_before_they_are_all_read(
+    repository: Repository, pod: Pod, order: CodeOrder, kind: str
+) -> None:
+    # A million names out of six small objects.
+    mode, found = "100644 blob", repository.git("hash-object", "-w", "--stdin", stdin="")
+    if kind == "folders":
+        mode, found = "040000 tree", repository.git("mktree", stdin="")
+    for _ in range(6):
+        lines = "".join(f"{mode} {found}\t{name}\n" for name in "0123456789")
+        mode, found = "040000 tree", repository.git("mktree", stdin=lines)
+    commit = repository.git("commit-tree", found, "-m", "many")
+    repository.git("update-ref", "refs/heads/main", commit)
+    tracemalloc.start()
+    with pytest.raises(CodeRefused, match=r"^spec\.code\.git\.url: .*100000 files"):
+        pod.bring(order)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * 1024**2
+
+
+def test_a_commit_with_a_name_without_end_is_refused(
+    repository: Repository, pod: Pod, order: CodeOrder
+) -> None:
+    blob = repository.git("hash-object", "-w", "--stdin", stdin="")
+    tree = repository.git("mktree", stdin=f"100644 blob {blob}\t{'x' * 200_000}\n")
+    commit = repository.git("commit-tree", tree, "-m", "long")
+    repository.git("update-ref", "refs/heads/main", commit)
+    with pytest.raises(CodeRefused, match=r"^spec\.code\.git\.url: .* name"):
+        pod.bring(order)
 
 
 REFUSED = {

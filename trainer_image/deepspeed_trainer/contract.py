@@ -32,8 +32,10 @@ from deepspeed_trainer.fields import ContractError, Fields, read_object
 from deepspeed_trainer.hangs import HangPolicy
 from deepspeed_trainer.manifest import MANIFEST_FILE, Manifest, ManifestFile
 from deepspeed_trainer.progress import (
+    HEAD_POD,
     MAX_PROGRESS_BYTES,
     MAX_RESTARTS,
+    OLDER_RUNS,
     Cause,
     Failure,
     Metric,
@@ -54,8 +56,10 @@ __all__ = [
     "CODE_SECRET_MOUNT",
     "CODE_SOURCE_MOUNT",
     "FREE",
+    "HEAD_POD",
     "MANIFEST_FILE",
     "MAX_PROGRESS_BYTES",
+    "OLDER_RUNS",
     "REFUSED",
     "REMEDIES",
     "UNAVAILABLE",

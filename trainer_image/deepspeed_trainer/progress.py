@@ -24,6 +24,10 @@ MAX_LINE_CHARS: Final = 1024
 MAX_MESSAGE_CHARS: Final = 2048
 MAX_PATH_CHARS: Final = 1024
 MAX_UNIX_S: Final = 2.0**33
+OLDER_RUNS: Final = "this run begins at step 0, though there are older ones of its name"
+"""How a notice of that begins; it has two parts between semicolons."""
+HEAD_POD: Final = "of the head"
+"""What a preemption's failure has as `node` when it was the head that was told to go."""
 
 DECIMAL: Final = r"-?(\d+(\.\d+)?([eE][+-]?\d+)?|inf|nan)"
 SUBMISSION_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]*"

@@ -47,6 +47,8 @@ class ConditionType(StrEnum):
     FINISHED = "Finished"
     CHECKPOINT_STORAGE_FULL = "CheckpointStorageFull"
     """There once a save was skipped for want of room; False again once one counts."""
+    OLDER_RUNS = "OlderRuns"
+    """There once a run began at step 0 though older runs of the job's name have checkpoints."""
 
 
 class Phase(StrEnum):
@@ -110,6 +112,8 @@ class Reason(StrEnum):
     """Another number of nodes is wanted; the attempt ended for it and another one follows."""
     RANKS_RESTARTED = "RanksRestarted"
     """Ranks failed in healthy pods and were started again there; of Events alone."""
+    OLDER_RUNS = "OlderRuns"
+    """The run began at step 0, and the message names older ones that could be continued."""
     FENCING = "Fencing"
     """Pods of the attempt before may still run; the next one waits until they cannot."""
     SAVE_SKIPPED = "SaveSkipped"

@@ -10,7 +10,14 @@ from deepspeed_operator.api.names import Reason
 from deepspeed_operator.api.types import Attempt, DeepSpeedJobSpec
 from deepspeed_operator.decide.status import parse_time
 from deepspeed_operator.decide.view import View, is_alive
-from deepspeed_trainer.contract import FREE, REMEDIES, Remedy, derive_backoff_s
+from deepspeed_trainer.contract import (
+    FREE,
+    HEAD_POD,
+    REMEDIES,
+    Cause,
+    Remedy,
+    derive_backoff_s,
+)
 
 HOPELESS = frozenset(
     {cause for cause, remedy in REMEDIES.items() if remedy is Remedy.NONE}
@@ -68,6 +75,9 @@ def cluster_can_be_used_again(view: View, failed: Attempt) -> bool:
 
     Workers may be missing: KubeRay replaces them, and the next attempt waits for all.
     """
+    said = view.status.failure
+    if said is not None and said.cause == Cause.PREEMPTED and said.node == HEAD_POD:
+        return False
     head, cluster = view.head, view.cluster
     if cluster is None or cluster.deleting or failed.cause in CLUSTER_UNUSABLE:
         return False

@@ -79,12 +79,20 @@ def revise(view: View, outlook: Outlook, **changes: Any) -> DeepSpeedJobStatus:
 
 
 def derive_event(view: View, outlook: Outlook) -> tuple[Event, ...]:
-    """Return the Event of a transition: one when the reason of Ready turns, else none."""
-    before = view.condition(ConditionType.READY)
+    """Return the Events of transitions: when the reason of Ready turns, and of older runs."""
+    older, before = _derive_older_event(view), view.condition(ConditionType.READY)
     if before is not None and before.reason == outlook.reason:
-        return ()
+        return older
     kind: EventType = "Normal" if outlook.ready else "Warning"
-    return (Event(type=kind, reason=outlook.reason, message=outlook.message[:1024]),)
+    return (Event(type=kind, reason=outlook.reason, message=outlook.message[:1024]), *older)
+
+
+def _derive_older_event(view: View) -> tuple[Event, ...]:
+    """Return the Event that goes with the condition OlderRuns, once in a run."""
+    told = _find_older_runs(view)
+    if told is None or view.condition(ConditionType.OLDER_RUNS) is not None:
+        return ()
+    return (Event(type="Warning", reason=Reason.OLDER_RUNS, message=told[:1024]),)
 
 
 def _derive_conditions(view: View, outlook: Outlook) -> list[Condition]:
@@ -100,8 +108,8 @@ def _derive_conditions(view: View, outlook: Outlook) -> list[Condition]:
         ConditionType.FINISHED: finished,
     }
     turned = [_turn(view, kind, outlook, holds=holds) for kind, holds in facts.items()]
-    room = _derive_room(view)
-    return turned if room is None else [*turned, room]
+    extra = (_derive_room(view), _derive_older_runs(view))
+    return [*turned, *(each for each in extra if each is not None)]
 
 
 def _derive_room(view: View) -> Condition | None:
@@ -124,6 +132,29 @@ def _derive_room(view: View) -> Condition | None:
         ),
         observed_generation=view.job.generation,
     )
+
+
+def _derive_older_runs(view: View) -> Condition | None:
+    """Return that older runs were not continued; once told it stays, for Events are forgotten."""
+    before, told = view.condition(ConditionType.OLDER_RUNS), _find_older_runs(view)
+    if before is not None or told is None:
+        return before
+    return Condition(
+        type=ConditionType.OLDER_RUNS,
+        status="True",
+        reason=Reason.OLDER_RUNS,
+        message=told[:MAX_MESSAGE],
+        last_transition_time=format_time(view.now),
+        observed_generation=view.job.generation,
+    )
+
+
+def _find_older_runs(view: View) -> str | None:
+    """Return the sentence on them out of what the head has to tell."""
+    progress = None if view.run is None else view.run.progress
+    told = ((progress.notice if progress else None) or "").split("; ")
+    start = next((n for n, part in enumerate(told) if part.startswith(contract.OLDER_RUNS)), None)
+    return None if start is None else "; ".join(told[start : start + 2])
 
 
 def _turn(view: View, kind: ConditionType, outlook: Outlook, *, holds: bool) -> Condition:

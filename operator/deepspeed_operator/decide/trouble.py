@@ -66,7 +66,19 @@ def find_code_fault(view: View) -> CodeFault | None:
 
 def find_failed_pod(view: View) -> PodFacts | None:
     """Return a pod that ended although it should run."""
-    return next((p for p in view.pods if p.phase in {"Failed", "Succeeded"}), None)
+    ended = (pod for pod in view.pods if pod.phase in {"Failed", "Succeeded"})
+    return next((pod for pod in ended if not _was_left_over(view, pod)), None)
+
+
+def _was_left_over(view: View, pod: PodFacts) -> bool:
+    """Return whether a worker is of an attempt that had this RayCluster before.
+
+    It ends for what ended that attempt, perhaps late, and KubeRay replaces it.
+    """
+    if pod.role == "head" or len(view.status.attempts) < 2:
+        return False
+    before, last = view.status.attempts[-2:]
+    return before.cluster == last.cluster and pod.created < parse_time(last.start_time)
 
 
 def describe_exit(pod: PodFacts) -> str:

@@ -25,6 +25,7 @@ from deepspeed_operator.decide.observed import (
     RunState,
 )
 from deepspeed_operator.errors import InvalidJob
+from deepspeed_trainer.contract import Cause
 
 OPEN_STATES = frozenset({"Opened", "Submitting", "Running"})
 
@@ -100,7 +101,13 @@ class View:
     @property
     def ready_workers(self) -> int:
         """Worker pods that are ready and not going."""
-        return sum(1 for p in self.pods if p.role == "worker" and p.ready and is_alive(p))
+        workers = (p for p in self.pods if p.role == "worker" and not self._was_told_to_go(p))
+        return sum(1 for p in workers if p.ready and is_alive(p))
+
+    def _was_told_to_go(self, pod: PodFacts) -> bool:
+        """A node that shuts down deletes no pod: until it ends, it looks as ever."""
+        last = self.status.failure
+        return last is not None and last.cause == Cause.PREEMPTED and last.node == pod.name
 
     @property
     def is_cluster_ready(self) -> bool:

@@ -1,12 +1,15 @@
 """How an attempt ends, what the next one uses, and what is cleaned up."""
 
+from dataclasses import replace
+
 import pytest
 
 from deepspeed_operator.api.names import Reason
+from deepspeed_operator.api.types import Attempt, DeepSpeedJobStatus
 from deepspeed_operator.decide.actions import DeleteCluster
-from deepspeed_operator.decide.observed import RunState
-from deepspeed_trainer.contract import Cause, Failure
-from tests.support.builders import a_job, a_pod, observed
+from deepspeed_operator.decide.observed import Observed, RunState
+from deepspeed_trainer.contract import HEAD_POD, Cause, Failure
+from tests.support.builders import JobBuilder, a_job, a_pod, after, ended, observed
 from tests.support.passes import condition, decide, running, status_of, with_run
 
 
@@ -100,6 +103,62 @@ def test_a_preemption_is_followed_at_once_and_counts_as_no_restart() -> None:
     assert status.failure.message == told
     message = next(c.message for c in status.conditions if c.type == "Ready")
     assert "attempt 1 ended (Preempted); attempt 2, which counts as no restart" in message
+
+
+def preempted(node: str = "") -> tuple[JobBuilder, Observed]:
+    """A second attempt is open, for worker 1 was told to go and still looks well.
+
+    The job may have no restart that counts.
+    """
+    job, facts = running(a_job().with_restarts(0))
+    told = Failure(Cause.PREEMPTED, "a pod was told to go", node=node or facts.pods[1].name)
+    found = with_run(job, facts, RunState.FAILED, failure=told)
+    job = job.with_status(decide(job, found, 5).status)
+    return job.with_status(decide(job, found, 6).status), facts
+
+
+def last_attempt(job: JobBuilder, facts: Observed, seconds: float) -> Attempt:
+    """The newest attempt after one more pass."""
+    after_it = job.with_status(decide(job, facts, seconds).status)
+    return DeepSpeedJobStatus.model_validate(after_it.build().status).attempts[-1]
+
+
+def test_a_run_is_not_handed_to_a_pod_that_was_told_to_go() -> None:
+    # The kubelet of a node that shuts down deletes no pod: until it ends, it looks as ever.
+    job, facts = preempted()
+    assert last_attempt(job, facts, 7).state == "Opened"
+    head, _, other = facts.pods
+    fresh = a_pod(head.cluster, "worker", 3, created=after(8))
+    replaced = replace(facts, pods=(head, other, fresh))
+    assert last_attempt(job, replaced, 9).state == "Submitting"
+
+
+def test_a_pod_of_the_attempt_before_that_ends_late_costs_nothing() -> None:
+    job, facts = preempted()
+    head, going, other = facts.pods
+    late = replace(facts, pods=(head, replace(going, **ended(137, "Terminated")), other))
+    assert last_attempt(job, late, 7).state == "Opened"
+    # What KubeRay made in its place counts: left alone, it would be made for ever.
+    fresh = a_pod(head.cluster, "worker", 3, created=after(8), **ended(1))
+    failed = last_attempt(job, replace(facts, pods=(head, other, fresh)), 9)
+    assert failed.cause == Reason.POD_FAILED
+
+
+def test_a_head_that_ends_late_needs_a_new_cluster() -> None:
+    # Its workers could not join another head.
+    job, facts = preempted()
+    head, *workers = facts.pods
+    late = replace(facts, pods=(replace(head, **ended(137)), *workers))
+    assert last_attempt(job, late, 7).cause == Reason.POD_FAILED
+
+
+def test_a_head_that_was_told_to_go_is_followed_on_a_new_cluster_for_nothing() -> None:
+    job, facts = preempted(HEAD_POD)
+    status = DeepSpeedJobStatus.model_validate(job.build().status)
+    first, second = status.attempts
+    assert (second.state, status.restarts) == ("Opened", 0)
+    assert first.cluster != second.cluster
+    assert type(decide(job, facts, 7).actions[0]) is DeleteCluster
 
 
 def test_backoff_doubles_and_is_computed_from_status() -> None:

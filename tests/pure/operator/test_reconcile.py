@@ -14,6 +14,8 @@ from deepspeed_operator.api.job import JobFacts
 from deepspeed_operator.api.names import Reason
 from deepspeed_operator.api.types import Condition, DeepSpeedJobStatus
 from deepspeed_operator.decide.observed import RunState
+from deepspeed_trainer.checkpoints.journal import Commit
+from deepspeed_trainer.checkpoints.lineage import OlderRun, describe_older_runs
 from deepspeed_trainer.contract import SavedCheckpoint
 from tests.support.builders import JobBuilder, a_job, observed, ready_pods
 from tests.support.passes import condition, decide, running, status_of, submitting, with_run
@@ -45,6 +47,30 @@ def test_progress_is_written_at_once_and_then_once_an_interval() -> None:
     progress = status_of(due).progress
     assert progress is not None
     assert progress.step == 12
+
+
+def test_older_runs_of_the_name_are_told_once_in_a_condition_and_an_event() -> None:
+    job, facts = running(a_job())
+    found = with_run(job, facts, RunState.RUNNING, step=0)
+    assert found.run is not None
+    assert found.run.progress is not None
+    commit = Commit(path="step-30", step=30, tag="a", epoch=1, world_size=2, time=1.0)
+    told = describe_older_runs([OlderRun("team-a/demo/0/run-1", commit)])
+    notice = f"a pod is slow by itself; {told}; a save was not brought"
+    progress = replace(found.run.progress, notice=notice)
+    seen = replace(found, run=replace(found.run, progress=progress))
+    assert decide(job, found, 1).events == ()
+    first = decide(job, seen, 2)
+    (event,) = first.events
+    assert (event.type, event.reason, event.message) == ("Warning", Reason.OLDER_RUNS, told)
+    assert condition(status_of(first), "OlderRuns") == ("True", Reason.OLDER_RUNS)
+    job = job.with_status(first.status)
+    assert decide(job, seen, 3).events == ()
+    # The notice goes, the condition stays; and another attempt may begin at step 0 again.
+    later = replace(found, run=replace(found.run, progress=replace(progress, notice=None, step=1)))
+    gone = decide(job, later, 40)
+    assert condition(status_of(gone), "OlderRuns")[0] == "True"
+    assert decide(job.with_status(gone.status), seen, 80).events == ()
 
 
 def test_a_full_storage_is_a_condition_until_a_save_counts_again() -> None:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from deepspeed_trainer.checkpoints.stores import BucketStore, open_store
 from deepspeed_trainer.contract import CodeOrder
+from deepspeed_trainer.source.buckets import open_bucket, open_storage
 from deepspeed_trainer.source.faults import CodeError, CodeRefused, CodeUnavailable, clean
 from deepspeed_trainer.source.pack import copy_archive
 from deepspeed_trainer.source.secret import Secret
@@ -62,7 +62,7 @@ def _bring_from_bucket(uri: str, secret: Secret, archive: Path) -> str:
 
     folder, _, name = uri.rpartition("/")
     try:
-        return BucketStore.from_uri(folder, secret.all_texts()).fetch(name, archive)
+        return open_bucket(folder, secret).fetch(name, archive)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -75,7 +75,7 @@ def _bring_from_bucket(uri: str, secret: Secret, archive: Path) -> str:
 
 
 def _bring_from_storage(root: str, path: str, archive: Path) -> str:
-    store = open_store(root)
+    store = open_storage(root)
     place = store.place_of(path)
     if place is None:
         return store.fetch(path, archive)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from deepspeed_trainer.checkpoints.stores import Store, hash_file, open_store
+from deepspeed_trainer.checkpoints.stores import Store, hash_file
 from deepspeed_trainer.contract import (
     CODE_SECRET_MOUNT,
     CODE_SOURCE_MOUNT,
@@ -24,6 +24,7 @@ from deepspeed_trainer.contract import (
 )
 from deepspeed_trainer.fields import read_object
 from deepspeed_trainer.source import archive
+from deepspeed_trainer.source.buckets import open_storage
 from deepspeed_trainer.source.faults import CodeRefused, CodeUnavailable, clean
 from deepspeed_trainer.source.git import Repository
 from deepspeed_trainer.source.pack import Gate, read_folder, unpack, write_copy
@@ -74,7 +75,7 @@ class _Bringer:
     def bring(self, target: Path) -> FrozenCode:
         """Try once."""
         try:
-            store = open_store(self.order.storage)
+            store = open_storage(self.order.storage)
             frozen = self._find_copy(store)
             self._unpack(store, frozen, target)
         except FileNotFoundError as error:

@@ -12,14 +12,15 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from urllib.parse import urlsplit
 
 from deepspeed_trainer.contract import CodeOrder
 from deepspeed_trainer.source.faults import CodeError, CodeRefused, CodeUnavailable, clean
-from deepspeed_trainer.source.pack import Gate, read_tar, write_copy
+from deepspeed_trainer.source.pack import MAX_MEMBERS, Gate, read_tar, write_copy
 from deepspeed_trainer.source.secret import Secret
 
 _URL: Final = r"(https|ssh)://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/[A-Za-z0-9._~/+%-]+"
@@ -30,7 +31,7 @@ _ATTRIBUTES: Final = (
 _TIMEOUT_S: Final = 900
 _CHUNK_BYTES: Final = 64 * 1024
 
-_REFUSALS: Final = (
+REFUSALS: Final = (
     ("ref", "couldn't find remote ref"),
     ("ref", "not our ref"),
     ("ref", "unadvertised object"),
@@ -46,10 +47,14 @@ _REFUSALS: Final = (
     ("secretRef", "error: 401"),
     ("secretRef", "Host key verification failed"),
     ("secretRef", "Load key"),
-    ("secretRef", "certificate"),
+    ("secretRef", "SSL certificate problem"),
+    ("secretRef", "server certificate"),
+    ("secretRef", "certificate subject name"),
+    ("secretRef", "setting certificate"),
 )
 """Git ends every failure with the same exit code.  What its words (in English, as asked for) say is
-for good; anything else may pass."""
+for good; anything else may pass.  They repeat the address, so a mark has a space, which no address
+has."""
 
 _TOO_LARGE: Final = f"died of signal {int(signal.SIGXFSZ)}"
 """What git says of a child that met the limit on a file's size."""
@@ -109,17 +114,10 @@ class Repository:
     def _archive(self, commit: str, target: Path) -> None:
         field = "spec.code.git"
         tree = self._find_tree(commit)
-        self._report_unfetched(tree)
+        self._look_over(tree)
         gate = Gate(f"{field}.url")
-        command = [*self._program(), "archive", "--format=tar", tree]
-        with subprocess.Popen(command, env=self._env(), stdout=subprocess.PIPE) as git:
-            try:
-                _copy_stream(git, f"{field}.url", target, gate)
-            except BaseException:
-                git.kill()
-                raise
-        if git.returncode != 0:
-            raise CodeUnavailable(f"{field}.url: git archive ended with {git.returncode}")
+        with self._stream("archive", "--format=tar", tree) as stream:
+            _copy_stream(stream, f"{field}.url", target, gate)
         if gate.is_empty:
             raise CodeRefused(f"{field}.path: commit {commit} holds no file there")
 
@@ -133,12 +131,36 @@ class Repository:
             raise CodeRefused(f"spec.code.git.path: commit {commit} has no folder {path!r}")
         return tree
 
-    def _report_unfetched(self, tree: str) -> None:
-        """Say in the container's log what is not fetched by intent, so that nobody searches."""
-        listing = self._git("ls-tree", "-r", "-z", tree)
-        links = [line.partition("\t")[2] for line in listing.split("\0") if " commit " in line]
+    def _look_over(self, tree: str) -> None:
+        """Refuse too many names, all of which git archive would read before its first byte.
+
+        What is not fetched by intent is said in the container's log, so that nobody searches.
+        """
+        with self._stream("ls-tree", "-r", "-t", "-z", tree) as listing:
+            links = _find_links(listing, "spec.code.git.url")
         if links:
             print(f"submodules are not fetched: {', '.join(links[:20])}", flush=True)  # noqa: T201
+
+    @contextmanager
+    def _stream(self, *words: str) -> Iterator[IO[bytes]]:
+        """Give what git writes, as it comes.
+
+        Raises:
+            CodeUnavailable: it ended badly.
+        """
+        command = [*self._program(), *words]
+        with subprocess.Popen(
+            command, env=self._env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as git:
+            if git.stdout is None:
+                raise AssertionError("a pipe was asked for")
+            try:
+                yield git.stdout
+            except BaseException:
+                git.kill()
+                raise
+        if git.returncode != 0:
+            raise CodeUnavailable(f"spec.code.git.url: git {words[0]} ended with {git.returncode}")
 
     def _git(self, *words: str) -> str:
         """Run git to its end.
@@ -172,7 +194,7 @@ class Repository:
         words = clean(said, self._secret.hidden())
         if _TOO_LARGE in said:
             return CodeRefused("spec.code.git.url: the commit is too large; keep data on storage")
-        for field, mark in _REFUSALS:
+        for field, mark in REFUSALS:
             if mark in said:
                 return CodeRefused(f"spec.code.git.{field}: git says: {words}; {_HINTS[field]}")
         return CodeUnavailable(f"spec.code.git.url: git says: {words or 'nothing'}")
@@ -230,14 +252,28 @@ class Repository:
         return " ".join([*words, *(f"-o {name}={value}" for name, value in options.items())])
 
 
-def _copy_stream(git: "subprocess.Popen[bytes]", field: str, target: Path, gate: Gate) -> None:
+def _find_links(listing: IO[bytes], field: str) -> list[str]:
+    """Return the names of submodules in a listing, of which no more is held than a piece."""
+    count, rest, links = 0, b"", []
+    while data := listing.read(_CHUNK_BYTES):
+        *lines, rest = (rest + data).split(b"\0")
+        count += len(lines)
+        if count > MAX_MEMBERS or len(rest) > _CHUNK_BYTES:
+            raise CodeRefused(
+                f"{field}: the commit has more than {MAX_MEMBERS} files, or a very long name; keep"
+                " data on the storage"
+            )
+        entries = (line.partition(b"\t") for line in lines)
+        links += [name.decode(errors="replace") for kind, _, name in entries if b" commit " in kind]
+    return links
+
+
+def _copy_stream(stream: IO[bytes], field: str, target: Path, gate: Gate) -> None:
     """Copy git's tar; what follows its end is read too, so that git can end well."""
-    if git.stdout is None:
-        raise AssertionError("a pipe was asked for")
     try:
-        with tarfile.open(fileobj=git.stdout, mode="r|") as source:
+        with tarfile.open(fileobj=stream, mode="r|") as source:
             write_copy(read_tar(source, field), target, gate)
-        while git.stdout.read(_CHUNK_BYTES):
+        while stream.read(_CHUNK_BYTES):
             pass
     except tarfile.TarError as error:
         raise CodeUnavailable(f"{field}: git archive was cut off: {error}") from error

@@ -51,7 +51,10 @@ class Secret:
             return None
         if path.stat().st_size > _MAX_KEY_BYTES:
             raise CodeRefused(f"{self.field}.secretRef: key {key!r} is too long")
-        return path.read_text().rstrip("\r\n")
+        try:
+            return path.read_text().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise CodeRefused(f"{self.field}.secretRef: key {key!r} is no text") from error
 
     def login(self) -> tuple[str, str] | None:
         """Return user and password for https, or None when the Secret has no password.

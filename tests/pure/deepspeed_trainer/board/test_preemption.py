@@ -9,7 +9,7 @@ from deepspeed_trainer.board.attempt import Attempt
 from deepspeed_trainer.board.preemption import MANY_RANKS, Preemption, Saved
 from deepspeed_trainer.board.ranks import RankState, SaveOrder, Verdict
 from deepspeed_trainer.board.saves import Save
-from deepspeed_trainer.contract import Cause, Failure
+from deepspeed_trainer.contract import HEAD_POD, Cause, Failure
 from tests.pure.deepspeed_trainer.makers import (
     a_closed_save,
     a_contract,
@@ -77,6 +77,13 @@ def test_nobody_is_asked_to_save_as_long_as_no_pod_goes() -> None:
     attempt = a_training_attempt()
     assert attempt.orders(0, 5.5).save is None
     assert attempt.progress().notice is None
+
+
+def test_a_head_is_named_as_the_operator_expects_it() -> None:
+    attempt = a_training_attempt(savers=False)
+    attempt.preemption.note_head(GRACE_S, 5.5)
+    attempt.orders(0, 6.0)
+    assert failure(attempt).node == HEAD_POD
 
 
 def test_a_step_is_named_that_no_rank_has_passed_when_it_hears_of_it() -> None:
