@@ -48,6 +48,7 @@ def assert_trained(outcome: Outcome, log: str, *, nodes: int = 2) -> None:
 
 
 def rank_logs(outcome: Outcome) -> str:
+    assert outcome.progress.phase is RunPhase.SUCCEEDED, outcome.log[-3000:]
     return outcome.rank_log(0) + outcome.rank_log(1)
 
 
