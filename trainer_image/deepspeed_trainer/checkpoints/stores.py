@@ -237,7 +237,10 @@ class BucketStore:
         Raises:
             OSError: a setting is not known, or makes no sense.
         """
-        from obstore.exceptions import BaseError  # noqa: PLC0415
+        from obstore.exceptions import (  # noqa: PLC0415
+            BaseError,
+            UnknownConfigurationKeyError,
+        )
         from obstore.store import from_url  # noqa: PLC0415
 
         settings = {name.lower(): value for name, value in (given or {}).items()}
@@ -251,8 +254,12 @@ class BucketStore:
         config = cast("Any", settings)
         try:
             bucket = from_url(uri, config=config, client_options=options, retry_config=retry)
-        except BaseError as error:
+        except UnknownConfigurationKeyError as error:
             raise OSError(errno.EINVAL, f"{uri}: {_first_line(error)}") from error
+        except BaseError:
+            # The library repeats what it could not read, which may be a part of a key.
+            why = f"{uri}: a setting of this kind of bucket makes no sense"
+            raise OSError(errno.EINVAL, why) from None
         return cls(bucket, uri)
 
     @_telling

@@ -20,6 +20,7 @@ from typing import Any, Final
 from deepspeed_trainer.checkpoints import files
 from deepspeed_trainer.checkpoints.files import Pin, pod_folder
 from deepspeed_trainer.checkpoints.held import NEWEST, Held, HeldFile, record_path, write_record
+from deepspeed_trainer.checkpoints.logparts import LogParts
 from deepspeed_trainer.checkpoints.names import CHECKPOINTS, name_checkpoint
 from deepspeed_trainer.checkpoints.stores import open_store
 from deepspeed_trainer.contract import RunContract, attempt_path, run_path
@@ -69,6 +70,9 @@ class Keeper:
         self._attempt = attempt_path(contract.job, contract.run, contract.attempt)
         self._root = Path(contract.storage or "/")
         self._store = open_store(contract.storage) if contract.storage else None
+        is_bucket = self._store is not None and self._store.place_of("") is None
+        self._logs = LogParts(self._store, self._attempt) if self._store and is_bucket else None
+        self._waiting_logs: set[Path] = set()
         self._lock = threading.RLock()
         self._saves: dict[int, HeldSave] = {}
         self._number = restart * SAVES_PER_ROUND
@@ -160,21 +164,23 @@ class Keeper:
                 self._worker.submit(self._bring, upload)
 
     def bring_log(self, log: Path | None, folder: str = "logs") -> None:
-        """Upload a log file to a bucket, now or after the save that is on its way.
+        """Upload what is new of a log to a bucket, now or after the save that is on its way.
 
         `folder` is below the attempt's.
         """
-        if log is not None and self._store is not None and self._store.place_of("") is None:
-            self._worker.submit(self._upload_log, log, folder)
+        if log is None or self._logs is None or log in self._waiting_logs:
+            return
+        self._waiting_logs.add(log)
+        self._worker.submit(self._upload_log, self._logs, log, folder)
 
     def finish(self) -> None:
         """Wait for what was asked for until now."""
         self._worker.submit(lambda: None).result()
 
-    def _upload_log(self, log: Path, folder: str) -> None:
-        assert self._store is not None  # noqa: S101  see bring_log
+    def _upload_log(self, logs: LogParts, log: Path, folder: str) -> None:
+        self._waiting_logs.discard(log)
         try:
-            self._store.keep(log, f"{self._attempt}/{folder}/{log.name}")
+            logs.bring(log, folder)
         except Exception as error:  # noqa: BLE001  a log is not worth a training
             sys.stderr.write(f"{log.name} was not uploaded: {error}\n")
 

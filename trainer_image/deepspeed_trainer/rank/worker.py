@@ -97,7 +97,8 @@ class Supervisor:
         if orders.go_again:
             return True
         self._resumed = starting.resumed
-        self._facts.keeper.note_start(orders.launch.local_rank, self._resumed.others)
+        if orders.launch is not None:
+            self._facts.keeper.note_start(orders.launch.local_rank, self._resumed.others)
         oom_kills_before = count_oom_kills()
         ending = self._run(orders.launch)
         end = {**asdict(ending), "oom_kills": count_oom_kills() - oom_kills_before}
