@@ -97,8 +97,6 @@ class Supervisor:
         if orders.go_again:
             return True
         self._resumed = starting.resumed
-        if orders.launch is not None:
-            self._facts.keeper.note_start(orders.launch.local_rank, self._resumed.others)
         oom_kills_before = count_oom_kills()
         ending = self._run(orders.launch)
         end = {**asdict(ending), "oom_kills": count_oom_kills() - oom_kills_before}
@@ -139,6 +137,7 @@ class Supervisor:
         """Run what this rank runs, to its end; one that was told to stop before has ended, too."""
         if launch is None:
             return NOT_STARTED
+        self._facts.keeper.note_start(launch.local_rank, self._resumed.others)
         rankenv.program_checkpoint_dir(self._contract).mkdir(parents=True, exist_ok=True)
         if self._contract.entrypoint.per == "Node":
             node = NodeFolder(self._contract, launch, self._restart)
