@@ -4,7 +4,7 @@ A program goes on, and may overwrite, rename or delete what it has just saved.  
 its files before the program goes on: a large file gets a second name (a hard link, which costs no
 time), a small one is copied, because small files are the ones that programs append to.  Before the
 program writes to a name below its tag again, the name is taken off the pinned file.  Beside the tag
-nobody knows when a program writes, so what lies there is copied, large or not.
+nobody knows when a program writes, so what lies there is copied in the end, large or not.
 """
 
 import errno
@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -107,17 +107,17 @@ def stamp_of(path: Path) -> Stamp:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def pin(source: Path, path: str, places: Sequence[Path], *, links: bool = True) -> Pin:
+def pin(source: Path, path: str, places: Sequence[Path]) -> Pin:
     """Hold a file fast in the first of the folders that takes a link, else copy it to the last.
 
-    A small file, and with `links` False any, is copied to the first folder.
+    A small file is copied to the first folder.
 
     Raises:
         OSError: it is gone, or there is no room for a copy.
     """
     stamp = stamp_of(source)
     targets = [place / path for place in places]
-    links = links and stamp[1] >= LINK_FROM_BYTES
+    links = stamp[1] >= LINK_FROM_BYTES
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
@@ -126,6 +126,22 @@ def pin(source: Path, path: str, places: Sequence[Path], *, links: bool = True) 
     target = targets[-1] if links else targets[0]
     copy_whole(source, target)
     return Pin(path, source, target, stamp, is_copy=True)
+
+
+def detach(held: Pin) -> Pin:
+    """Make a linked file one of its own, as old as it was.
+
+    Raises:
+        OSError: it has changed since it was pinned, it is gone, or there is no room for a copy.
+    """
+    beside = held.at.with_name(f".{held.at.name}.{os.getpid()}")
+    copy_whole(held.at, beside)
+    if held.has_changed():
+        beside.unlink()
+        raise OSError(f"{held.path} was written to before it was on the storage")
+    os.utime(beside, ns=(held.stamp[2], held.stamp[2]))
+    beside.replace(held.at)
+    return replace(held, is_copy=True)
 
 
 def copy_whole(source: Path, target: Path) -> None:

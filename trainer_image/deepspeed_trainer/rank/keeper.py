@@ -222,8 +222,7 @@ class Keeper:
             if "paths" in save.fact:
                 save.pins[path] = Pin(path, file, file, files.stamp_of(file))
             else:
-                links = not files.is_loose(path, save.fact.get("only", ""))
-                save.pins[path] = files.pin(file, path, places, links=links)
+                save.pins[path] = files.pin(file, path, places)
 
     def _leave_record(self, save: HeldSave) -> None:
         """Write down what lies on the volume; a copy in the pod's own folder is not there."""
@@ -262,8 +261,17 @@ class Keeper:
                 shutil.rmtree(self._staging / str(number), ignore_errors=True)
                 self._spent += save.reported_below(self._pod_folder)
 
+    def _detach_loose(self, save: HeldSave) -> None:
+        """Copy what lies beside the tag, before the program writes there again."""
+        tag = save.fact.get("only", "")
+        for path, pin in save.pins.items():
+            if files.is_loose(path, tag) and not pin.is_copy and pin.at != pin.source:
+                save.pins[path] = files.detach(pin)
+
     def _bring_files(self, save: HeldSave) -> None:
         assert self._store is not None  # noqa: S101  a save is held only where there is storage
+        if self._store.place_of("") is not None:
+            self._detach_loose(save)
         brought = [
             ManifestFile(
                 path=pin.path,

@@ -10,6 +10,7 @@ import pytest
 from deepspeed_trainer.checkpoints.files import (
     LINK_FROM_BYTES,
     copy_whole,
+    detach,
     free_names,
     is_anyones,
     is_loose,
@@ -17,6 +18,7 @@ from deepspeed_trainer.checkpoints.files import (
     lacks_room,
     owner_of,
     pin,
+    stamp_of,
 )
 
 BIG = b"x" * LINK_FROM_BYTES
@@ -84,20 +86,35 @@ def test_a_large_file_costs_no_copy_and_a_small_one_can_be_appended_to(tmp_path:
     assert small.is_stale()
 
 
-def test_what_lies_beside_the_tag_is_copied(tmp_path: Path) -> None:
+def test_what_lies_beside_the_tag_is_told_by_its_path() -> None:
     assert [is_loose(path, "tag") for path in ("tag/big", "big", "other/big")] == [
         False,
         True,
         True,
     ]
     assert not is_loose("big", ""), "without a tag all lies in its folder"
+
+
+def test_a_linked_file_is_made_one_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(BIG)
-    big = pin(tmp_path / "big", "big", [tmp_path / "held", tmp_path / "staging"], links=False)
-    assert big.at == tmp_path / "held" / "big"
+    held = pin(tmp_path / "big", "big", [tmp_path / "held"])
+    assert held.at.samefile(held.source)
+    big = detach(held)
     assert not big.at.samefile(big.source)
+    assert stamp_of(big.at)[1:] == held.stamp[1:], "as old as before"
     (tmp_path / "big").write_bytes(b"y" * LINK_FROM_BYTES)
     assert big.is_stale()
     assert not big.has_changed()
+    assert big.at.read_bytes() == BIG
+
+
+def test_a_linked_file_that_was_written_to_is_made_nobodys_own(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(BIG)
+    held = pin(tmp_path / "big", "big", [tmp_path / "held"])
+    (tmp_path / "big").write_bytes(BIG + b"more")
+    with pytest.raises(OSError, match="big was written to"):
+        detach(held)
+    assert [path.name for path in (tmp_path / "held").iterdir()] == ["big"]
 
 
 def test_the_first_folder_on_the_same_file_system_is_taken(tmp_path: Path) -> None:

@@ -163,15 +163,17 @@ def test_a_tag_that_is_used_again_does_not_reach_the_save_before(rank: Rank) -> 
 
 def test_a_file_beside_the_tag_that_is_written_again_reaches_no_save_before(rank: Rank) -> None:
     """Nobody takes its name off before the program writes: it lies in no tag's folder."""
-    loose = rank.work / "custom_checkpoint_0.pkl"
+    loose, kept = rank.work / "custom_checkpoint_0.pkl", []
     for letter in (b"a", b"b"):
         rank.work.mkdir(exist_ok=True)
         loose.write_bytes(letter * LINK_FROM_BYTES)
         rank.save(1)
         rank.keeper.note_closed()
-    first, second = (rank.volume / fact["path"] / loose.name for fact in rank.facts)
-    assert (first.read_bytes()[:1], second.read_bytes()[:1]) == (b"a", b"b")
-    assert loose.name in names(rank.bring(2))
+        closed = rank.facts[-1]
+        assert loose.name in names(rank.bring(closed["number"]))
+        kept.append(rank.volume / closed["path"] / loose.name)
+    loose.write_bytes(b"c" * LINK_FROM_BYTES)
+    assert [path.read_bytes()[:1] for path in kept] == [b"a", b"b"]
 
 
 def test_a_file_that_was_written_to_after_its_save_is_no_checkpoint(rank: Rank) -> None:
